@@ -1,0 +1,186 @@
+"""The client side of RADIUS over UDP: one request out, retransmitted, one authentic response back.
+
+What the attributes say is the caller's; where to send is decided before (no failover here).
+"""
+
+from __future__ import annotations
+
+import asyncio
+import random
+import secrets
+from collections import deque
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import Final
+
+from aaa.net.udp import Address, Datagram, UdpEndpoint
+from aaa.radius import counters as names
+from aaa.radius.counters import Counters
+from aaa.radius.errors import BadAuthenticator, MalformedPacket, NoAnswer
+from aaa.radius.packet import (
+    Attributes,
+    VerifiedResponse,
+    decode,
+    encode_request,
+    proxy_states,
+    verify_response,
+)
+from kdc.errors import Unavailable
+from kdc.model import Secret
+
+IDENTIFIERS: Final = 256  # a source port has no more requests outstanding (RFC 2865 §2.5)
+MAXIMUM_SOURCE_SOCKETS: Final = 64  # to one server: 16,384 outstanding
+_JITTER: Final = 0.1  # RFC 5080 §2.2.1: not all clients at once
+
+
+@dataclass(frozen=True, slots=True)
+class Server:
+    """Where to send: a numeric (host, port), and how long to wait for each of 1 + retries sends."""
+
+    address: Address
+    timeout_s: float = 3.0
+    retries: int = 3
+
+
+@dataclass(slots=True, eq=False)
+class _Pending:
+    octets: bytes  # the same for each retransmission
+    authenticator: bytes
+    proxy_states: tuple[bytes, ...]
+    secret: Secret
+    server: Server
+    retries_left: int
+    answered: asyncio.Future[VerifiedResponse]
+    timer: asyncio.TimerHandle | None = None
+
+
+@dataclass(slots=True, eq=False)
+class _Source:
+    """One source socket toward one server, its identifiers taken longest-unused first."""
+
+    endpoint: UdpEndpoint
+    free: deque[int] = field(default_factory=lambda: deque(range(IDENTIFIERS)))
+    pending: dict[int, _Pending] = field(default_factory=dict)
+
+
+class RadiusClient:
+    """Requests to any number of servers; further source sockets open as identifiers run out."""
+
+    def __init__(
+        self,
+        counters: Counters,
+        *,
+        entropy: Callable[[int], bytes] = secrets.token_bytes,
+        bind_host: str | None = None,
+    ) -> None:
+        self._counters = counters
+        self._entropy = entropy
+        self._bind_host = bind_host
+        self._sources: dict[Address, list[_Source]] = {}
+
+    async def exchange(
+        self, code: int, attributes: Attributes, secret: Secret, server: Server
+    ) -> VerifiedResponse:
+        """The authentic response to one request.
+
+        Raises `NoAnswer` after the last timeout, `Unavailable` with too many outstanding, and
+        `LocalError` for attributes that do not fit.  A response that does not verify, or whose
+        Proxy-States are not those sent, is ignored and counted.  Cancelling frees the identifier.
+        """
+        source = self._reserve(server.address)
+        identifier = source.free.popleft()
+        try:
+            authenticator = self._entropy(16)
+            pending = _Pending(
+                octets=encode_request(code, identifier, authenticator, attributes, secret),
+                authenticator=authenticator,
+                proxy_states=proxy_states(attributes),
+                secret=secret,
+                server=server,
+                retries_left=server.retries,
+                answered=asyncio.get_running_loop().create_future(),
+            )
+            source.pending[identifier] = pending
+            self._counters.add(names.CLIENT_SENT)
+            self._transmit(source, pending)
+            return await pending.answered
+        finally:
+            self._release(source, identifier)
+
+    def _reserve(self, address: Address) -> _Source:
+        sources = self._sources.setdefault(address, [])
+        for source in sources:
+            if source.free:
+                return source
+        if len(sources) >= MAXIMUM_SOURCE_SOCKETS:
+            raise Unavailable("too many requests outstanding")
+        host = self._bind_host or ("::" if ":" in address[0] else "0.0.0.0")
+        try:
+            endpoint = UdpEndpoint.open(
+                (host, 0), lambda batch: self._on_batch(source, address, batch)
+            )
+        except OSError:
+            raise Unavailable("no source socket") from None
+        source = _Source(endpoint)
+        sources.append(source)
+        return source
+
+    def _release(self, source: _Source, identifier: int) -> None:
+        pending = source.pending.pop(identifier, None)
+        if pending is not None and pending.timer is not None:
+            pending.timer.cancel()
+        source.free.append(identifier)
+
+    def _transmit(self, source: _Source, pending: _Pending) -> None:
+        source.endpoint.send_many([(pending.octets, pending.server.address)])
+        delay_s = pending.server.timeout_s * (1 + random.uniform(-_JITTER, _JITTER))
+        loop = asyncio.get_running_loop()
+        pending.timer = loop.call_later(delay_s, self._on_timeout, source, pending)
+
+    def _on_timeout(self, source: _Source, pending: _Pending) -> None:
+        if pending.answered.done():
+            return
+        if pending.retries_left == 0:
+            self._counters.add(names.CLIENT_NO_ANSWER)
+            pending.answered.set_exception(NoAnswer("no authentic response"))
+            return
+        pending.retries_left -= 1
+        self._counters.add(names.CLIENT_RETRANSMITTED)
+        self._transmit(source, pending)
+
+    def _on_batch(self, source: _Source, server: Address, batch: list[Datagram]) -> None:
+        for octets, address in batch:
+            if address != server:
+                self._counters.add(names.CLIENT_UNEXPECTED)
+                continue
+            self._on_response(source, octets)
+
+    def _on_response(self, source: _Source, octets: bytes) -> None:
+        try:
+            packet = decode(octets)
+            pending = source.pending.get(packet.identifier)
+            if pending is None or pending.answered.done():
+                self._counters.add(names.CLIENT_UNEXPECTED)
+                return
+            response = verify_response(packet, pending.authenticator, pending.secret)
+        except MalformedPacket:
+            self._counters.add(names.CLIENT_MALFORMED)
+            return
+        except BadAuthenticator:
+            self._counters.add(names.CLIENT_BAD_AUTHENTICATOR)
+            return
+        if proxy_states(response.attributes) != pending.proxy_states:
+            # A Proxy-State nobody sent is how CVE-2024-3596 moves octets into a response.
+            self._counters.add(names.CLIENT_UNEXPECTED)
+            return
+        pending.answered.set_result(response)
+
+    def close(self) -> None:
+        """Closes all sockets; requests outstanding end in `NoAnswer`."""
+        for sources in self._sources.values():
+            for source in sources:
+                for pending in source.pending.values():
+                    if not pending.answered.done():
+                        pending.answered.set_exception(NoAnswer("closed"))
+                source.endpoint.close()
+        self._sources.clear()

@@ -1,0 +1,269 @@
+"""KeyDistributionCenter: lends the keys of one exchange, makes keys, describes what to commit.
+
+It decides nothing about a request (aaa.roles.home_agent does) and stores nothing (kdc.store).
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Callable
+from dataclasses import dataclass
+from ipaddress import IPv4Address
+from typing import Final, Protocol
+
+from kdc.crypto.hpke import W_OCTETS
+from kdc.crypto.key0 import KEY0_OCTETS, derive_exchange_keys
+from kdc.model import (
+    ExchangeKeys,
+    HomeAddressKind,
+    Identification,
+    Mode,
+    Pair,
+    Secret,
+    key_octets,
+)
+from kdc.outcome import SEED_OCTETS, decode_outcome, derive_secret, encode_outcome
+from kdc.records import (
+    UNSPENT_SPIS,
+    Denied,
+    Issued,
+    IssuedAssociation,
+    NewAssociation,
+    NewRegistration,
+    Record,
+    RecordChange,
+    StoredRecord,
+    VerifiedRegistration,
+    WrappingKey,
+)
+
+Entropy = Callable[[int], bytes]
+WRAPPING_KEY_LIFETIME_S: Final = 600  # PROTOCOL section 8
+_MAXIMUM_WRAPPING_KEYS: Final = 4096
+_RATE_WINDOW_S: Final = 60
+_HOME_SIDE_HOLDS: Final = (Pair.MN_HA, Pair.FA_HA)  # KEY1 and KEY2
+
+
+class Allocator(Protocol):
+    """Free numbers from the database: unguessable, and no one else's."""
+
+    def take_key0(self) -> int: ...
+
+    def take_association(self, expires_at: float) -> int: ...
+
+    def take_home_address(self) -> IPv4Address: ...
+
+
+@dataclass(frozen=True, slots=True)
+class SpiStep:
+    """The list of KEY0 SPIs after one request (PROTOCOL 5.4)."""
+
+    unspent: tuple[int, ...]
+    last_spent: int | None
+    added: tuple[int, ...]
+    removed: tuple[int, ...]
+
+
+class WrappingKeys:
+    """W for each (attribute 3, FA-NAI), used for at most 600 s; bounded, oldest out first."""
+
+    def __init__(self) -> None:
+        self._keys: dict[tuple[bytes, bytes], tuple[float, WrappingKey]] = {}
+
+    def select(
+        self, fa_public_key: bytes, fa_nai: bytes, *, now: float, entropy: Entropy
+    ) -> WrappingKey:
+        slot = (fa_public_key, fa_nai)
+        made_at, key = self._keys.get(slot, (now, None))
+        if key is not None and 0 <= now - made_at <= WRAPPING_KEY_LIFETIME_S:
+            return key
+        self._keys.pop(slot, None)
+        if len(self._keys) >= _MAXIMUM_WRAPPING_KEYS:
+            del self._keys[next(iter(self._keys))]
+        key = WrappingKey(Secret(entropy(W_OCTETS)), Secret(entropy(32)))
+        self._keys[slot] = (now, key)
+        return key
+
+
+class KeyDistributionCenter:
+    """One KDC: the only holder of KEY0 while a request is judged.
+
+    `entropy` is drawn at once for the dummy key against which unknown SPIs are checked.
+    """
+
+    def __init__(self, entropy: Entropy) -> None:
+        self._entropy = entropy
+        self._dummy_key0 = Secret(entropy(KEY0_OCTETS))
+        self._wrapping_keys = WrappingKeys()
+
+    def admit(self, stored: StoredRecord | None, spi: int) -> tuple[Record | None, ExchangeKeys]:
+        """The record without KEY0, and K(use, SPI); keys of a dummy for an unknown SPI.
+
+        Both cases cost the same (PROTOCOL 5.3: no oracle for live SPIs).
+        """
+        key0 = stored.key0 if stored is not None else self._dummy_key0
+        return (stored.record if stored is not None else None), derive_exchange_keys(key0, spi)
+
+    def spend(self, record: Record, spi: int, allocator: Allocator) -> SpiStep:
+        """What the use of `spi` makes of the record's list: it and all before it are spent."""
+        if record.static_spi or spi not in record.unspent:
+            return SpiStep(record.unspent, record.last_spent, (), ())
+        index = record.unspent.index(spi)
+        kept = record.unspent[index + 1 :]
+        added = tuple(allocator.take_key0() for _ in range(UNSPENT_SPIS - len(kept)))
+        dead = record.unspent[:index]
+        if record.last_spent is not None:
+            dead += (record.last_spent,)
+        return SpiStep(kept + added, spi, added, dead)
+
+    def issue(
+        self, verified: VerifiedRegistration, allocator: Allocator, *, now: float
+    ) -> Issued:
+        """Fresh keys for every pair that was verified, stateful (PROTOCOL 7.1)."""
+        seed = Secret(self._entropy(SEED_OCTETS))
+        associations = tuple(
+            self._make_association(verified, pair, seed, allocator, now)
+            for pair in verified.pairs
+        )
+        wrapping = None
+        if associations and verified.fa_public_key is not None:
+            wrapping = self._wrapping_keys.select(
+                verified.fa_public_key,
+                verified.fa_nai.octets,
+                now=now,
+                entropy=self._entropy,
+            )
+        return Issued(
+            alias=self._entropy(8),
+            class_id=self._entropy(8),
+            lifetime_s=verified.lifetime_s,
+            home_address=_home_address(verified, allocator, now),
+            associations=associations,
+            wrapping_key=wrapping,
+            seed=seed,
+        )
+
+    def _make_association(
+        self,
+        verified: VerifiedRegistration,
+        pair: Pair,
+        seed: Secret,
+        allocator: Allocator,
+        now: float,
+    ) -> IssuedAssociation:
+        spi = allocator.take_association(now + verified.lifetime_s)
+        return IssuedAssociation(
+            pair=pair,
+            spi=spi,
+            key_name=self._entropy(8),
+            lifetime_s=verified.lifetime_s,
+            mode=Mode.STATEFUL,
+            derivation=0,
+            suites=verified.suites,
+            secret=derive_secret(seed, pair, spi, key_octets(pair, verified.suites)),
+        )
+
+    def recall(self, outcome: Secret) -> Issued | Denied:
+        """The outcome of a record's last request, from what the store kept of it."""
+        return decode_outcome(outcome)
+
+    def new_state(self) -> bytes:
+        """The State of an Access-Challenge: it means nothing to anyone."""
+        return self._entropy(8)
+
+
+def _home_address(
+    verified: VerifiedRegistration, allocator: Allocator, now: float
+) -> IPv4Address:
+    """The record's own, or a dynamic one: kept by a renewal, fresh at another FA (section 3)."""
+    record = verified.record
+    if record.home_address_kind is not HomeAddressKind.DYNAMIC:
+        return record.home_address or IPv4Address(0)
+    registered = record.registered_until is not None and record.registered_until > now
+    current = record.current_home_address
+    if registered and current is not None:
+        if verified.lifetime_s == 0 or record.current_fa == verified.fa_nai:
+            return current
+    elif verified.lifetime_s == 0:
+        return IPv4Address(0)
+    return allocator.take_home_address()
+
+
+# --- what is committed ----------------------------------------------------------------------
+
+
+def describe_grant(
+    verified: VerifiedRegistration, issued: Issued, step: SpiStep, digest: bytes, *, now: float
+) -> RecordChange:
+    """The record's next state with its registration and SAs, for one transaction."""
+    record = verified.record
+    recent = tuple(at for at in record.accepted_at if at > now - _RATE_WINDOW_S)
+    accepted = recent if verified.lifetime_s == 0 else (*recent, int(now))
+    change = _change(record, step, digest, issued)
+    return dataclasses.replace(
+        change,
+        last_seen=verified.identification,
+        rounds=0,
+        accepted_at=accepted,
+        registration=_describe_registration(verified, issued) if issued.associations else None,
+        deregistration=verified.lifetime_s == 0,
+    )
+
+
+def describe_denial(
+    record: Record,
+    denied: Denied,
+    step: SpiStep,
+    *,
+    digest: bytes | None,
+    last_seen: Identification | None,
+    rounds: int,
+) -> RecordChange:
+    """The record's next state after a denial; `digest` is None if step 6 was not passed."""
+    change = _change(record, step, digest, denied)
+    return dataclasses.replace(change, last_seen=last_seen, rounds=rounds)
+
+
+def _change(
+    record: Record, step: SpiStep, digest: bytes | None, outcome: Issued | Denied
+) -> RecordChange:
+    return RecordChange(
+        record_id=record.record_id,
+        revision=record.revision,
+        unspent=step.unspent,
+        last_spent=step.last_spent,
+        added_spis=step.added,
+        removed_spis=step.removed,
+        last_seen=record.last_seen,
+        rounds=record.rounds,
+        accepted_at=record.accepted_at,
+        digest=digest,
+        outcome=encode_outcome(outcome) if digest is not None else None,
+    )
+
+
+def _describe_registration(verified: VerifiedRegistration, issued: Issued) -> NewRegistration:
+    return NewRegistration(
+        class_id=issued.class_id,
+        identification=verified.identification,
+        fa_nai=verified.fa_nai,
+        nas_address=verified.nas_address,
+        operator_realm=verified.operator_realm,
+        care_of_address=verified.care_of_address,
+        home_address=issued.home_address,
+        alias=issued.alias,
+        lifetime_s=issued.lifetime_s,
+        associations=tuple(
+            NewAssociation(
+                pair=item.pair,
+                spi=item.spi,
+                key_name=item.key_name,
+                lifetime_s=item.lifetime_s,
+                mode=item.mode,
+                derivation=item.derivation,
+                suites=item.suites,
+                keys=item.secret if item.pair in _HOME_SIDE_HOLDS else None,
+            )
+            for item in issued.associations
+        ),
+    )

@@ -1,0 +1,1 @@
+"""The only door to `cryptography`: keys go in and come out as `Secret`, nothing is stored here."""

@@ -1,0 +1,177 @@
+"""The values that pass between home agent, key distribution center and store.
+
+What is here crosses a layer; how a row looks is kdc.store's affair, how octets look kdc.wire's.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from ipaddress import IPv4Address
+from typing import Final
+
+from kdc.model import (
+    HomeAddressKind,
+    Identification,
+    IpAddress,
+    Mode,
+    Nai,
+    Pair,
+    Secret,
+    Suite,
+)
+
+UNSPENT_SPIS: Final = 4  # PROTOCOL 5.4: up to four unspent SPIs a record
+
+
+@dataclass(frozen=True, slots=True)
+class Record:
+    """One KEY0 record as a home agent may see it: all but KEY0 and the sealed outcome."""
+
+    record_id: int
+    nai: Nai
+    active: bool
+    expires_at: float | None  # Unix seconds of the database's clock
+    static_spi: bool
+    home_agent: IPv4Address
+    home_address_kind: HomeAddressKind
+    home_address: IPv4Address | None  # fixed by the operator; None where dynamic
+    roam: frozenset[str] | None  # realms it may visit, lowered; None = any that the home knows
+    unspent: tuple[int, ...]
+    last_spent: int | None
+    last_seen: Identification | None  # the greatest that has passed step 8
+    rounds: int  # negotiations failed in a row
+    accepted_at: tuple[int, ...]  # Unix seconds of registrations accepted in the last minute
+    last_digest: bytes | None  # SHA-256 of the last request that passed step 6 (PROTOCOL 5.5)
+    current_fa: Nai | None  # where it is registered, None if nowhere
+    current_home_address: IPv4Address | None
+    registered_until: float | None  # Unix seconds
+    revision: int  # compare-and-set: one more for each change
+
+
+@dataclass(frozen=True, slots=True)
+class StoredRecord:
+    """A record with what only the KDC may see."""
+
+    record: Record
+    key0: Secret
+    outcome: Secret | None  # what center.encode_outcome made of the last request's outcome
+
+
+@dataclass(frozen=True, slots=True)
+class NewAssociation:
+    """An SA to be stored; `keys` is None where the KDC keeps none (KEY3, stateless MN-FA)."""
+
+    pair: Pair
+    spi: int
+    key_name: bytes  # 8 octets
+    lifetime_s: int
+    mode: Mode
+    derivation: int
+    suites: tuple[Suite, ...]
+    keys: Secret | None
+
+
+@dataclass(frozen=True, slots=True)
+class NewRegistration:
+    """An accepted registration; its associations become the record's current ones."""
+
+    class_id: bytes  # 8 octets: the Class attribute
+    identification: Identification
+    fa_nai: Nai
+    nas_address: IpAddress
+    operator_realm: str | None  # verified; None where the peer is the FA's own AAAF
+    care_of_address: IPv4Address
+    home_address: IPv4Address
+    alias: bytes  # 8 octets
+    lifetime_s: int
+    associations: tuple[NewAssociation, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class RecordChange:
+    """One item of a batch: the record's next state, and what else is committed with it.
+
+    It is applied only if the record still has `revision`; else the item is in conflict and is
+    judged anew from a fresh load.
+    """
+
+    record_id: int
+    revision: int
+    unspent: tuple[int, ...]  # the whole list afterwards
+    last_spent: int | None
+    added_spis: tuple[int, ...]  # new in the list
+    removed_spis: tuple[int, ...]  # neither unspent nor spent last any more
+    last_seen: Identification | None
+    rounds: int
+    accepted_at: tuple[int, ...]
+    digest: bytes | None  # None: this request did not pass step 6; digest and outcome stay
+    outcome: Secret | None  # with a digest: the outcome to be sealed with it
+    registration: NewRegistration | None = None
+    deregistration: bool = False  # all associations of the record are retired at once
+
+
+@dataclass(frozen=True, slots=True)
+class VerifiedRegistration:
+    """A request that has passed every check of PROTOCOL 5.3 but the last: only then keys are made.
+
+    Built by the home agent alone; the KDC issues for nothing else.
+    """
+
+    record: Record
+    spi: int  # the KEY0 SPI that the request used
+    identification: Identification
+    lifetime_s: int  # granted; 0 deregisters
+    fa_nai: Nai
+    nas_address: IpAddress
+    operator_realm: str | None
+    care_of_address: IPv4Address
+    fa_public_key: bytes | None  # the attribute 3 that FK names; None: clear FA keys
+    pairs: tuple[Pair, ...]  # the SAs to make; empty for a deregistration
+    suites: tuple[Suite, ...]  # the home side's default, nothing being offered
+
+
+@dataclass(frozen=True, slots=True)
+class IssuedAssociation:
+    """One SA with the secret that its holders get (PROTOCOL 4.2)."""
+
+    pair: Pair
+    spi: int
+    key_name: bytes  # 8
+    lifetime_s: int
+    mode: Mode
+    derivation: int
+    suites: tuple[Suite, ...]
+    secret: Secret
+
+
+@dataclass(frozen=True, slots=True)
+class WrappingKey:
+    """W for one foreign agent's key, and the ephemeral key that wraps it (PROTOCOL section 8)."""
+
+    w: Secret  # 64
+    ephemeral: Secret  # 32
+
+
+@dataclass(frozen=True, slots=True)
+class Issued:
+    """All that a reply with code 0 is built from; the same value gives the same octets."""
+
+    alias: bytes  # 8
+    class_id: bytes  # 8
+    lifetime_s: int
+    home_address: IPv4Address
+    associations: tuple[IssuedAssociation, ...]  # empty for a deregistration
+    wrapping_key: WrappingKey | None
+    seed: Secret  # R: 32 octets of which the secrets are derived
+
+    def association(self, pair: Pair) -> IssuedAssociation:
+        return next(item for item in self.associations if item.pair is pair)
+
+
+@dataclass(frozen=True, slots=True)
+class Denied:
+    """A denial as it was sent: `reply` is None for an Access-Reject."""
+
+    code: int
+    reply: bytes | None
+    state: bytes  # 8; empty for an Access-Reject
