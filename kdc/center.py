@@ -253,6 +253,7 @@ def _describe_registration(verified: VerifiedRegistration, issued: Issued) -> Ne
         home_address=issued.home_address,
         alias=issued.alias,
         lifetime_s=issued.lifetime_s,
+        dynamic_address=verified.record.home_address_kind is HomeAddressKind.DYNAMIC,
         associations=tuple(
             NewAssociation(
                 pair=item.pair,

@@ -85,6 +85,7 @@ class NewRegistration:
     alias: bytes  # 8 octets
     lifetime_s: int
     associations: tuple[NewAssociation, ...]
+    dynamic_address: bool = False  # no other record may have this home address
 
 
 @dataclass(frozen=True, slots=True)

@@ -11,12 +11,7 @@ from dataclasses import dataclass, field
 from ipaddress import IPv4Address
 from typing import Final
 
-from kdc.crypto.key0 import (
-    authenticate,
-    derive_exchange_keys,
-    derive_mfae_key,
-    is_authentic,
-)
+from kdc.crypto.key0 import authenticate, derive_exchange_keys, derive_mfae_key, is_authentic
 from kdc.crypto.seal import Seal
 from kdc.errors import (
     ACCEPTED,
@@ -347,8 +342,3 @@ class _Opener:
             return DeniedByHome(self._reply.code)
         notify_type, detail = decode_status(status.info)
         return DeniedByHome(self._reply.code, notify_type, detail)
-
-
-def fingerprint_secret(secret: Secret) -> bytes:
-    """Four octets that tell two keys apart and tell nothing of either (HMAC, fixed label)."""
-    return authenticate(secret, b"roamkey fingerprint v1")[:4]

@@ -12,6 +12,7 @@ _HASH_OCTETS: Final = 32
 _KEY0_LABEL: Final = b"roamkey key0 v1"
 _CONFIRM_LABEL: Final = b"roamkey confirm v1"
 _DIRECTION_LABEL: Final = b"roamkey dir v1"
+_FINGERPRINT_LABEL: Final = b"roamkey fingerprint v1"
 
 
 def hkdf_expand(key: bytes, info: bytes, length_octets: int) -> bytes:
@@ -51,6 +52,11 @@ def derive_direction_key(suite_key: Secret, *, from_responder: bool) -> Secret:
     """The traffic key of one direction of a Protocol-ID 2 or 3 suite (7.4)."""
     info = _DIRECTION_LABEL + bytes((from_responder,))
     return Secret(hkdf_expand(suite_key.reveal(), info, len(suite_key)))
+
+
+def fingerprint_key(key: Secret) -> str:
+    """16 hex digits that tell two keys apart and say nothing of either."""
+    return authenticate(key, _FINGERPRINT_LABEL)[:8].hex()
 
 
 def authenticate(key: Secret, octets: bytes) -> bytes:

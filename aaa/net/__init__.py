@@ -1,0 +1,1 @@
+"""Sockets and files: what the roles never touch."""

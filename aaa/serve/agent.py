@@ -1,0 +1,193 @@
+"""The process `aaa agent`: a foreign agent between mobile nodes (UDP 434) and its AAA server."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import os
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Final
+
+import structlog
+
+from aaa.config import AgentConfig
+from aaa.net.advertisement import write_advertisement
+from aaa.net.mobile_ip import resolve
+from aaa.net.radius_client import RadiusClient, Server
+from aaa.net.udp import Address, Datagram, UdpEndpoint
+from aaa.radius.attributes import decode_access_response, encode_access_request
+from aaa.radius.counters import Counters
+from aaa.radius.errors import MalformedPacket, NoAnswer
+from aaa.radius.packet import ACCESS_REQUEST, VerifiedResponse
+from aaa.roles.foreign_agent import Delivery, FaIdentity, ForeignAgent, Relayed
+from aaa.roles.mobile_node import Heard
+from aaa.serve.process import split_address
+from kdc.crypto.key0 import fingerprint_key
+from kdc.errors import LocalError, RemoteError, Unavailable
+
+KEY_CHECK_EVERY_S: Final = 10.0
+REQUESTS: Final = "agent.requests"
+SHED: Final = "agent.shed"
+DELIVERED: Final = "agent.delivered"  # one counter a code: agent.delivered.0
+INSTALLED: Final = "agent.installed"
+
+log = structlog.get_logger("aaa.agent")
+
+
+class InstalledLog:
+    """What the agent has installed, one JSON line each: SPI, key name, fingerprint, never a key."""
+
+    def __init__(self, path: Path | None) -> None:
+        self._file = None
+        if path is not None:
+            descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o600)
+            self._file = os.fdopen(descriptor, "w", buffering=1)
+
+    def write(self, delivery: Delivery, link: Address) -> None:
+        if self._file is None:
+            return
+        for item in delivery.associations:
+            line = {
+                "pair": item.pair.name,
+                "spi": item.spi,
+                "key_name": item.key_name.hex(),
+                "fingerprint": fingerprint_key(item.keys),
+                "lifetime_s": item.lifetime_s,
+                "alias": str(delivery.alias),
+                "link": f"{link[0]}:{link[1]}",
+            }
+            self._file.write(json.dumps(line) + "\n")
+
+    def close(self) -> None:
+        if self._file is not None:
+            self._file.close()
+
+
+class AgentServer:
+    """Joins the foreign agent's role to its two sockets."""
+
+    def __init__(self, config: AgentConfig, counters: Counters) -> None:
+        agent, radius = config.agent, config.radius
+        self._vendor_id = agent.vendor_id
+        self._counters = counters
+        self._role = ForeignAgent(
+            FaIdentity(
+                agent.nai,
+                agent.address,
+                agent.care_of_address,
+                agent.nas_identifier.encode(),
+                agent.vendor_id,
+            )
+        )
+        self._identity = self._role.identity
+        self._key_lifetime_s = agent.key_lifetime_s
+        self._advertisement_file = agent.advertisement_file
+        self._secret = radius.secret_file
+        self._server = Server(
+            resolve(*split_address(radius.server)), radius.timeout_s, radius.retries
+        )
+        self._client = RadiusClient(counters)
+        self._installed = InstalledLog(agent.state_file)
+        self._exchanges: set[asyncio.Task[None]] = set()
+        self._endpoint: UdpEndpoint | None = None
+
+    def listen(self, address: Address) -> UdpEndpoint:
+        self._endpoint = UdpEndpoint.open(address, self._on_batch)
+        return self._endpoint
+
+    def advertise(self) -> None:
+        """Step 1: rotates the key when it is time, and advertises a new one."""
+        # Step 1
+        fresh = self._role.rotate_key(
+            now=time.time(), entropy=os.urandom, lifetime_s=self._key_lifetime_s
+        )
+        if fresh:
+            heard = Heard(
+                self._role.announcement, self._identity.address, self._identity.care_of_address
+            )
+            write_advertisement(self._advertisement_file, heard, self._vendor_id)
+            log.info("advertised", key_fingerprint=self._role.announcement.fk.hex())
+
+    def _on_batch(self, batch: list[Datagram]) -> None:
+        for octets, source in batch:
+            self._counters.add(REQUESTS)
+            try:
+                result = self._role.on_request(octets, source)
+            except Unavailable:
+                self._counters.add(SHED)
+                continue
+            except RemoteError:
+                continue  # too short to be answered
+            if isinstance(result, Delivery):
+                self._deliver(result, source)
+            elif isinstance(result, Relayed):
+                task = asyncio.get_running_loop().create_task(self._relay(result, source))
+                self._exchanges.add(task)
+                task.add_done_callback(self._exchanges.discard)
+
+    async def _relay(self, relayed: Relayed, source: Address) -> None:
+        """Steps 3 and 11 with the RADIUS exchange between them."""
+        attributes = encode_access_request(relayed.access, self._vendor_id)
+        packet: VerifiedResponse | None = None
+        try:
+            packet = await self._client.exchange(
+                ACCESS_REQUEST, attributes, self._secret, self._server
+            )
+        except (NoAnswer, Unavailable):
+            pass
+        except LocalError:
+            self._deliver(self._role.too_long(relayed), source)
+            return
+        response = None
+        if packet is not None:
+            try:
+                response = decode_access_response(packet, self._vendor_id)
+            except MalformedPacket:
+                log.warning("a response that is signed and malformed")
+        self._deliver(self._role.on_response(relayed, response), source)
+
+    def _deliver(self, delivery: Delivery, source: Address) -> None:
+        assert self._endpoint is not None
+        self._counters.add(f"{DELIVERED}.{delivery.code}")
+        if delivery.associations:
+            self._counters.add(INSTALLED, len(delivery.associations))
+            self._installed.write(delivery, source)
+        self._endpoint.send_many([(delivery.octets, source)])
+
+    async def drain(self) -> None:
+        """Waits for the exchanges under way; each ends by its own timeout."""
+        if self._endpoint is not None:
+            self._endpoint.stop_receiving()
+        if self._exchanges:
+            await asyncio.wait(self._exchanges)
+
+    def close(self) -> None:
+        self._client.close()
+        self._installed.close()
+        if self._endpoint is not None:
+            self._endpoint.close()
+
+
+async def serve_agent(
+    config: AgentConfig, *, stop: asyncio.Event, ready: Callable[[], None] | None = None
+) -> None:
+    """Serves until `stop`, waits for the exchanges under way, and returns."""
+    counters = Counters()
+    server = AgentServer(config, counters)
+    try:
+        endpoint = server.listen(split_address(config.agent.listen))
+        server.advertise()
+        log.info("listening", address=":".join(map(str, endpoint.address)))
+        if ready is not None:
+            ready()
+        while not stop.is_set():
+            try:
+                await asyncio.wait_for(stop.wait(), KEY_CHECK_EVERY_S)
+            except TimeoutError:
+                server.advertise()
+        await server.drain()
+    finally:
+        server.close()
+        log.info("counters", **counters.snapshot())

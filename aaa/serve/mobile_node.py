@@ -1,0 +1,202 @@
+"""The mobile node as a process: registers once, keeps its state in a file, prints what it got."""
+
+from __future__ import annotations
+
+import json
+import os
+import time
+from dataclasses import dataclass
+from ipaddress import IPv4Address
+from pathlib import Path
+from typing import Any, Final
+
+from aaa.config import MobileNodeConfig
+from aaa.net.advertisement import read_advertisement
+from aaa.net.files import write_atomically
+from aaa.net.mobile_ip import MobileIpSocket, resolve
+from aaa.roles.mobile_node import (
+    Answer,
+    DeniedByHome,
+    Heard,
+    HintFromFa,
+    MobileNodeState,
+    Pending,
+    accept_reply,
+    build_request,
+)
+from aaa.serve.process import split_address
+from kdc.errors import DENIED_IDENTIFICATION, LocalError, RemoteError
+from kdc.model import DEFAULT_VENDOR_ID, Enrolment, Identification, Nai, Secret
+from kdc.wire.numbers import LAYER2_ETHERNET, Kind
+
+MAXIMUM_TRIES: Final = 3  # new requests after a 133
+_ENROLMENT_KEYS: Final = {"nai", "key0", "spis", "home_agent", "home_agent_nai", "realm"}
+
+
+@dataclass(frozen=True, slots=True)
+class Retransmission:
+    """How long one request is tried: RFC 5944 §3.6.3 asks for at least one second between."""
+
+    timeout_s: float = 2.0
+    retries: int = 3
+
+
+class NoReply(LocalError):
+    """No acceptable reply came; `hint` is the code of an unauthenticated denial, if one did."""
+
+    def __init__(self, hint: int | None) -> None:
+        self.hint = hint
+        text = "no reply from the home domain came through the foreign agent"
+        if hint is not None:
+            text += f"; the foreign agent itself said {hint} (unauthenticated)"
+        super().__init__(text)
+
+
+class StateFile:
+    """The node's state between requests, stored before each one is sent (PROTOCOL 5.4)."""
+
+    def __init__(self, path: Path, enrolment: Enrolment) -> None:
+        self._path = path
+        self._enrolment = enrolment
+
+    def load(self) -> MobileNodeState:
+        """The stored state, or that of a freshly enrolled node.  Raises `LocalError`."""
+        try:
+            content = json.loads(self._path.read_text())
+        except FileNotFoundError:
+            return MobileNodeState.enrolled(self._enrolment)
+        except (OSError, ValueError):
+            raise LocalError(f"{self._path}: expected the state of a mobile node") from None
+        if content.get("nai") != str(self._enrolment.nai):
+            raise LocalError(f"{self._path}: expected the state of {self._enrolment.nai}")
+        return MobileNodeState(
+            self._enrolment,
+            tuple(content["unspent"]),
+            content["spent"],
+            _identification(content["last"]),
+            _identification(content["answered"]),
+            content["offset_s"],
+        )
+
+    def store(self, state: MobileNodeState) -> None:
+        content = {
+            "nai": str(state.enrolment.nai),
+            "unspent": state.unspent,
+            "spent": state.spent,
+            "last": state.last and [state.last.second, state.last.low],
+            "answered": state.answered and [state.answered.second, state.answered.low],
+            "offset_s": state.offset_s,
+        }
+        write_atomically(self._path, json.dumps(content) + "\n")
+
+
+def _identification(stored: list[int] | None) -> Identification | None:
+    return Identification(*stored) if stored else None
+
+
+def parse_enrolment(content: dict[str, Any]) -> Enrolment:
+    """The object that `kdc subscriber add --json` prints; raises `LocalError`."""
+    if set(content) != _ENROLMENT_KEYS:
+        raise LocalError(f"an enrolment has exactly the keys {', '.join(sorted(_ENROLMENT_KEYS))}")
+    try:
+        return Enrolment(
+            Nai.parse(content["nai"]),
+            Secret(bytes.fromhex(content["key0"])),
+            tuple(int(spi) for spi in content["spis"]),
+            IPv4Address(content["home_agent"]),
+            Nai.parse(content["home_agent_nai"]),
+            content["realm"],
+        )
+    except (ValueError, TypeError, RemoteError):
+        raise LocalError("expected the enrolment of `kdc subscriber add --json`") from None
+
+
+async def exchange(
+    link: MobileIpSocket,
+    state: MobileNodeState,
+    pending: Pending,
+    retransmission: Retransmission,
+    *,
+    vendor_id: int,
+) -> tuple[MobileNodeState, Answer]:
+    """Sends a request until something authentic answers it.
+
+    Raises `NoReply`.  What is refused, and the hints of an FA, leave the request outstanding.
+    """
+    hint: int | None = None
+    for _ in range(retransmission.retries + 1):
+        link.send(pending.octets)
+        until = time.monotonic() + retransmission.timeout_s
+        while (left := until - time.monotonic()) > 0:
+            octets = await link.receive(left)
+            if octets is None:
+                break
+            try:
+                after, answer = accept_reply(
+                    state, pending, octets, now=time.time(), vendor_id=vendor_id
+                )
+            except RemoteError:
+                continue
+            if not isinstance(answer, HintFromFa):
+                return after, answer
+            hint = answer.code
+    raise NoReply(hint)
+
+
+async def register_once(
+    link: MobileIpSocket,
+    file: StateFile,
+    heard: Heard,
+    *,
+    lifetime_s: int,
+    retransmission: Retransmission,
+    layer2: tuple[Kind, bytes] | None = None,
+    vendor_id: int = DEFAULT_VENDOR_ID,
+) -> Answer:
+    """Steps 1, 2 and 12 with the state stored around them; a 133 is tried again with its time.
+
+    Raises `NoReply` and `LocalError`.
+    """
+    for attempt in range(1, MAXIMUM_TRIES + 1):
+        state, pending = build_request(
+            file.load(),
+            heard,
+            lifetime_s=lifetime_s,
+            now=time.time(),
+            entropy=os.urandom,
+            layer2=layer2,
+            vendor_id=vendor_id,
+        )
+        file.store(state)
+        state, answer = await exchange(
+            link, state, pending, retransmission, vendor_id=vendor_id
+        )
+        file.store(state)
+        again = isinstance(answer, DeniedByHome) and answer.code == DENIED_IDENTIFICATION
+        if not again or attempt == MAXIMUM_TRIES:
+            return answer
+    raise AssertionError("unreachable")
+
+
+async def register(config: MobileNodeConfig, *, lifetime_s: int | None = None) -> Answer:
+    """One registration (`lifetime_s` 0: deregistration) as the configuration says."""
+    node = config.mobile_node
+    try:
+        enrolment = parse_enrolment(json.loads(node.enrolment_file.read_text()))
+    except (OSError, ValueError):
+        raise LocalError(f"{node.enrolment_file}: expected one JSON object") from None
+    layer2 = None
+    if node.link_address is not None:
+        layer2 = (LAYER2_ETHERNET, bytes.fromhex(node.link_address.replace(":", "")))
+    heard = read_advertisement(node.advertisement_file, node.vendor_id)
+    address = resolve(*split_address(node.foreign_agent))
+    async with MobileIpSocket.open(address) as link:
+        return await register_once(
+            link,
+            StateFile(node.state_file, enrolment),
+            heard,
+            lifetime_s=node.lifetime_s if lifetime_s is None else lifetime_s,
+            retransmission=Retransmission(node.timeout_s, node.retries),
+            layer2=layer2,
+            vendor_id=node.vendor_id,
+        )

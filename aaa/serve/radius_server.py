@@ -1,0 +1,144 @@
+"""The server side of RADIUS over UDP: from datagrams to verified requests and back to octets.
+
+What a request is answered with is the caller's; this file knows clients, signatures, duplicates
+and Status-Server, and nothing of a registration.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+
+from aaa.net.udp import Address, Datagram, UdpEndpoint
+from aaa.radius import counters as names
+from aaa.radius.clients import Client, ClientTable
+from aaa.radius.counters import Counters
+from aaa.radius.duplicates import DuplicateTable, RequestKey, Standing
+from aaa.radius.errors import BadAuthenticator, MalformedPacket
+from aaa.radius.packet import (
+    ACCESS_ACCEPT,
+    ACCESS_CHALLENGE,
+    ACCESS_REQUEST,
+    STATUS_SERVER,
+    Attributes,
+    VerifiedRequest,
+    decode,
+    encode_response,
+    verify_request,
+)
+
+_COUNTER_OF_CODE = {ACCESS_ACCEPT: names.ACCEPTS, ACCESS_CHALLENGE: names.CHALLENGES}
+
+
+@dataclass(slots=True, eq=False)
+class Transaction:
+    """One verified Access-Request of a client, answered or forgotten exactly once."""
+
+    server: RadiusServer
+    endpoint: UdpEndpoint
+    source: Address
+    client: Client
+    request: VerifiedRequest
+    key: RequestKey
+
+    def respond(self, code: int, attributes: Attributes) -> None:
+        """Signs and sends, and keeps the octets for a retransmission."""
+        self.server.respond(self, code, attributes)
+
+    def forget(self) -> None:
+        """No answer: a retransmission is worked on anew."""
+        self.server.duplicates.forget(self.key, self.request.authenticator)
+
+
+class RadiusServer:
+    """`on_requests` gets the new verified Access-Requests of each drained batch."""
+
+    def __init__(
+        self,
+        clients: ClientTable,
+        counters: Counters,
+        on_requests: Callable[[list[Transaction]], None],
+        *,
+        monotonic: Callable[[], float] = time.monotonic,
+    ) -> None:
+        self.duplicates = DuplicateTable()
+        self._clients = clients
+        self._counters = counters
+        self._on_requests = on_requests
+        self._monotonic = monotonic
+        self.endpoints: list[UdpEndpoint] = []
+
+    def listen(self, address: Address) -> UdpEndpoint:
+        """Raises `OSError` if the address cannot be bound."""
+        opened: list[UdpEndpoint] = []
+        endpoint = UdpEndpoint.open(address, lambda batch: self._on_batch(opened[0], batch))
+        opened.append(endpoint)
+        self.endpoints.append(endpoint)
+        return endpoint
+
+    def _on_batch(self, endpoint: UdpEndpoint, batch: list[Datagram]) -> None:
+        new: list[Transaction] = []
+        now = self._monotonic()
+        for octets, source in batch:
+            transaction = self._admit(endpoint, octets, source, now)
+            if transaction is not None:
+                new.append(transaction)
+        self._on_requests(new)
+
+    def _admit(
+        self, endpoint: UdpEndpoint, octets: bytes, source: Address, now: float
+    ) -> Transaction | None:
+        """The order is that of cost: source, structure, signature, and only then any memory."""
+        client = self._clients.find(source[0])
+        if client is None:
+            self._counters.add(names.UNKNOWN_CLIENT)
+            return None
+        try:
+            request = verify_request(decode(octets), client.secret)
+        except MalformedPacket:
+            self._counters.add(names.MALFORMED)
+            return None
+        except BadAuthenticator:
+            self._counters.add(names.BAD_AUTHENTICATOR)
+            return None
+        key = RequestKey(source, endpoint.address, request.code, request.identifier)
+        standing = self.duplicates.on_request(key, request.authenticator, now)
+        if isinstance(standing, bytes):
+            self._counters.add(names.DUPLICATE_ANSWERED)
+            endpoint.send_many([(standing, source)])
+            return None
+        if standing is not Standing.NEW:
+            overload = standing is Standing.OVERLOAD
+            self._counters.add(names.OVERLOAD if overload else names.DUPLICATE_IN_PROGRESS)
+            return None
+        transaction = Transaction(self, endpoint, source, client, request, key)
+        if request.code == STATUS_SERVER:  # RFC 5997 §3: answered with an Access-Accept
+            self._counters.add(names.STATUS_SERVER)
+            transaction.respond(ACCESS_ACCEPT, ())
+            return None
+        self._counters.add(names.REQUESTS)
+        return transaction
+
+    def respond(self, transaction: Transaction, code: int, attributes: Attributes) -> None:
+        # Step 10
+        octets = encode_response(
+            code, transaction.request, attributes, transaction.client.secret
+        )
+        kept = self.duplicates.answer(
+            transaction.key, transaction.request.authenticator, octets, self._monotonic()
+        )
+        if not kept:
+            self._counters.add(names.ABANDONED)
+            return
+        if transaction.request.code == ACCESS_REQUEST:
+            self._counters.add(_COUNTER_OF_CODE.get(code, names.REJECTS))
+        transaction.endpoint.send_many([(octets, transaction.source)])
+
+    def stop_receiving(self) -> None:
+        for endpoint in self.endpoints:
+            endpoint.stop_receiving()
+
+    def close(self) -> None:
+        for endpoint in self.endpoints:
+            endpoint.close()

@@ -1,0 +1,91 @@
+"""Keys at rest: the key-encryption key, the data keys that it wraps, the rows that those seal.
+
+Where the key-encryption key comes from and where rows live is kdc.store's affair.
+"""
+
+from __future__ import annotations
+
+import hmac
+from collections.abc import Callable
+from typing import Final
+
+from cryptography.exceptions import InvalidTag
+from cryptography.hazmat.primitives.ciphers.aead import AESGCM
+
+from kdc.errors import LocalError
+from kdc.model import Secret
+
+KEK_OCTETS: Final = 32
+DATA_KEY_OCTETS: Final = 32
+_NONCE_OCTETS: Final = 12
+_CHECK_LABEL: Final = b"roamkey kek check v1"
+_WRAP_LABEL: Final = b"roamkey data key v1"
+_ROW_LABEL: Final = b"roamkey row v1"
+ALGORITHM: Final = 1  # AES-256-GCM, random nonce in front
+
+Entropy = Callable[[int], bytes]
+
+
+class KeyUnusable(LocalError):
+    """A wrapped data key does not open under this key-encryption key."""
+
+
+class RowSealBroken(LocalError):
+    """A sealed column does not open: another row's, another key's, or damaged."""
+
+
+def kek_check_value(kek: Secret) -> bytes:
+    """16 octets that tell whether it is the same key-encryption key, and nothing else of it."""
+    return hmac.digest(kek.reveal(), _CHECK_LABEL, "sha256")[:16]
+
+
+def wrap_data_key(key: Secret, kek: Secret, *, purpose: str, epoch: int, entropy: Entropy) -> bytes:
+    """Nonce and ciphertext, bound to the key's purpose and epoch."""
+    nonce = entropy(_NONCE_OCTETS)
+    associated = _join(_WRAP_LABEL, purpose.encode(), str(epoch).encode())
+    return nonce + AESGCM(kek.reveal()).encrypt(nonce, key.reveal(), associated)
+
+
+def unwrap_data_key(wrapped: bytes, kek: Secret, *, purpose: str, epoch: int) -> Secret:
+    """Raises `KeyUnusable`."""
+    associated = _join(_WRAP_LABEL, purpose.encode(), str(epoch).encode())
+    nonce, ciphertext = wrapped[:_NONCE_OCTETS], wrapped[_NONCE_OCTETS:]
+    try:
+        return Secret(AESGCM(kek.reveal()).decrypt(nonce, ciphertext, associated))
+    except (InvalidTag, ValueError):
+        raise KeyUnusable("a data key does not open under this key-encryption key") from None
+
+
+class RowSeal:
+    """One data key ready for use; the row that a value belongs to is part of the seal."""
+
+    __slots__ = ("_cipher", "key_id")
+
+    def __init__(self, key_id: int, key: Secret) -> None:
+        self.key_id = key_id
+        self._cipher = AESGCM(key.reveal())
+
+    def seal(self, value: Secret, *, column: str, row: int, owner: int, entropy: Entropy) -> bytes:
+        """`column` is "table.column", `row` the primary key, `owner` the record that it is of."""
+        nonce = entropy(_NONCE_OCTETS)
+        associated = self._associated(column, row, owner)
+        return nonce + self._cipher.encrypt(nonce, value.reveal(), associated)
+
+    def open(self, sealed: bytes, *, column: str, row: int, owner: int) -> Secret:
+        """Raises `RowSealBroken`."""
+        nonce, ciphertext = sealed[:_NONCE_OCTETS], sealed[_NONCE_OCTETS:]
+        try:
+            return Secret(
+                self._cipher.decrypt(nonce, ciphertext, self._associated(column, row, owner))
+            )
+        except (InvalidTag, ValueError):
+            raise RowSealBroken("a sealed column does not open") from None
+
+    def _associated(self, column: str, row: int, owner: int) -> bytes:
+        return b"%b|%b|%d|%d|%d|%d" % (
+            _ROW_LABEL, column.encode(), row, owner, ALGORITHM, self.key_id
+        )
+
+
+def _join(*parts: bytes) -> bytes:
+    return b"".join(len(part).to_bytes(2, "big") + part for part in parts)

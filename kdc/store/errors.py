@@ -1,0 +1,29 @@
+"""What can go wrong between a process and its database."""
+
+from __future__ import annotations
+
+from kdc.errors import LocalError, Unavailable
+
+
+class DatabaseUnavailable(Unavailable):
+    """The database did not answer in time; nothing has been committed."""
+
+
+class CommitUnknown(Unavailable):
+    """The connection ended around a COMMIT: it may or may not have happened."""
+
+
+class SpiTaken(Unavailable):
+    """A number drawn for this batch was taken by another node meanwhile; draw again."""
+
+
+class CannotStart(LocalError):
+    """The database is not usable as configured; the text says how to mend it."""
+
+
+class WrongKek(CannotStart):
+    """The key-encryption key is not the one that the database was made with."""
+
+
+class SchemaMismatch(CannotStart):
+    """The schema is not the one that this release needs."""

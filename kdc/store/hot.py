@@ -1,0 +1,340 @@
+"""Store: loads the records of a whole batch and commits a whole batch (steps 5 and 8).
+
+Bounded in every wait, and exact about what is known: a commit has happened, has not happened, or is
+unknown.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import enum
+from collections.abc import AsyncIterator, Callable, Iterator, Sequence
+from contextlib import asynccontextmanager, contextmanager
+from dataclasses import dataclass
+from ipaddress import IPv4Network
+from typing import Any, Final
+
+import psycopg
+from psycopg import AsyncConnection, errors
+from psycopg_pool import AsyncConnectionPool, PoolTimeout
+
+from kdc.config import DatabaseSettings
+from kdc.crypto.kek import RowSeal, RowSealBroken
+from kdc.model import Secret
+from kdc.records import RecordChange, StoredRecord
+from kdc.store import rows
+from kdc.store.database import administration, database
+from kdc.store.errors import CommitUnknown, DatabaseUnavailable, SpiTaken
+from kdc.store.keyring import KEK_VERSION, OUTCOME, OUTCOME_EPOCH_S, Keyring, read_kek
+from kdc.store.migrate import load_keyring, require_current
+from kdc.store.numbers import Allocator
+from kdc.store.schema import FIRST_SLOT, SLOT_S, SLOTS, partition_of, slot_of
+
+Entropy = Callable[[int], bytes]
+Connection = AsyncConnection[tuple[Any, ...]]
+_WARNING: Final = "01000"  # a cancelled wait for a standby: committed here, perhaps nowhere else
+_CLOCK: Final = "SELECT extract(epoch FROM clock_timestamp())::float8"
+
+
+class CommitResult(enum.Enum):
+    """What became of one item of a batch."""
+
+    COMMITTED = "committed"
+    CONFLICT = "conflict"  # the record was changed meanwhile: load and judge anew
+
+
+@dataclass(frozen=True, slots=True)
+class Loaded:
+    """Records by the SPI that was asked for, and the database's clock (Unix seconds)."""
+
+    records: dict[int, StoredRecord]
+    clock: float
+    unreadable: int  # rows whose seal does not open: alarming, and left out
+
+
+class Store:
+    """The issuing side of one database; opened by `Store.opened`."""
+
+    def __init__(
+        self,
+        pool: AsyncConnectionPool[Connection],
+        keyring: Keyring,
+        *,
+        deadline_s: float,
+        overlap_s: float,
+        entropy: Entropy,
+        dynamic_addresses: IPv4Network | None,
+    ) -> None:
+        self._pool = pool
+        self.keyring = keyring
+        self._deadline_s = deadline_s
+        self._overlap_s = overlap_s
+        self._entropy = entropy
+        self.allocator = Allocator(
+            self.connection, entropy=entropy, dynamic_addresses=dynamic_addresses
+        )
+
+    @property
+    def cui_key(self) -> Secret:
+        """What Chargeable-User-Identity is derived with, the same on every node."""
+        return self.keyring.identity_key
+
+    @classmethod
+    @asynccontextmanager
+    async def opened(
+        cls,
+        settings: DatabaseSettings,
+        *,
+        entropy: Entropy,
+        overlap_s: float = 60.0,
+        dynamic_addresses: IPv4Network | None = None,
+    ) -> AsyncIterator[Store]:
+        """Checks schema and key-encryption key, then opens the pool.  Raises `CannotStart`."""
+        kek = read_kek(settings.kek_file)
+        with database(settings) as conninfo:
+            keyring = _load_checked(conninfo, kek)
+            pool: AsyncConnectionPool[Connection] = AsyncConnectionPool(
+                conninfo,
+                min_size=1,
+                max_size=settings.pool_size,
+                timeout=settings.deadline_s,
+                configure=_configure(settings.deadline_s),
+                open=False,
+            )
+            await pool.open(wait=True, timeout=10)
+            try:
+                yield cls(
+                    pool,
+                    keyring,
+                    deadline_s=settings.deadline_s,
+                    overlap_s=overlap_s,
+                    entropy=entropy,
+                    dynamic_addresses=dynamic_addresses,
+                )
+            finally:
+                await pool.close(timeout=2)
+
+    @asynccontextmanager
+    async def connection(self) -> AsyncIterator[Connection]:
+        """A pooled connection; raises `DatabaseUnavailable` when none comes in time."""
+        try:
+            async with self._pool.connection() as connection:
+                yield connection
+        except PoolTimeout:
+            raise DatabaseUnavailable("no connection in time") from None
+
+    # --- step 5 ---
+
+    async def load(self, spis: Sequence[int]) -> Loaded:
+        """The records under `spis`, unspent or spent last, in one query.
+
+        Raises `DatabaseUnavailable`.
+        """
+        # Step 5
+        try:
+            found = await self._fetch_records(spis)
+        except psycopg.OperationalError:
+            found = None
+        if found is None:
+            # The pool may hold connections to a server that has been restarted since.
+            try:
+                async with asyncio.timeout(self._deadline_s):
+                    await self._pool.check()
+                found = await self._fetch_records(spis)
+            except (psycopg.Error, TimeoutError):
+                raise DatabaseUnavailable("the database does not answer") from None
+        records: dict[int, StoredRecord] = {}
+        unreadable = 0
+        for row in found:
+            if row[1] is None:
+                continue
+            try:
+                records[row[1]] = rows.read_record(row[2:], self.keyring)
+            except RowSealBroken:
+                unreadable += 1
+        return Loaded(records, float(found[0][0]), unreadable)
+
+    async def _fetch_records(self, spis: Sequence[int]) -> list[tuple[Any, ...]]:
+        try:
+            async with asyncio.timeout(self._deadline_s), self.connection() as connection:
+                cursor = await connection.execute(rows.LOAD, (list(spis),), binary=True)
+                found = await cursor.fetchall()
+                await self._learn_outcome_keys(connection, found)
+                return found
+        except TimeoutError:
+            raise DatabaseUnavailable("the database does not answer") from None
+
+    async def _learn_outcome_keys(
+        self, connection: Connection, found: Sequence[tuple[Any, ...]]
+    ) -> None:
+        """Keys that another node has made since; one that is gone stays gone."""
+        named = {row[-2] for row in found if row[1] is not None and row[-2] is not None}
+        unknown = [key_id for key_id in named if self.keyring.find(key_id) is None]
+        if unknown:
+            cursor = await connection.execute(
+                "SELECT id, purpose, epoch, wrapped FROM data_keys WHERE id = ANY(%s)",
+                (unknown,),
+            )
+            for key_id, purpose, epoch, wrapped in await cursor.fetchall():
+                self.keyring.add(key_id, purpose, epoch, wrapped)
+
+    # --- step 8 ---
+
+    async def commit(
+        self, changes: Sequence[RecordChange], *, clock: float
+    ) -> list[CommitResult]:
+        """One transaction for all; each item is committed or in conflict, by itself.
+
+        Raises `SpiTaken` and `DatabaseUnavailable` (nothing was committed) or `CommitUnknown`.
+        """
+        # Step 8
+        if not changes:
+            return []
+        seal = await self._outcome_seal(clock)
+        first: dict[int, RecordChange] = {}
+        for change in changes:
+            first.setdefault(change.record_id, change)
+        ordered = sorted(first.values(), key=lambda change: change.record_id)
+        parameters = rows.write_changes(
+            ordered, self.keyring, seal, overlap_s=self._overlap_s, entropy=self._entropy
+        )
+        committed = await self._execute_commit(parameters)
+        return [
+            CommitResult.COMMITTED
+            if first[change.record_id] is change and change.record_id in committed
+            else CommitResult.CONFLICT
+            for change in changes
+        ]
+
+    async def _execute_commit(self, parameters: list[Any]) -> set[int]:
+        """The record ids that were changed; the statement is its own transaction."""
+        sent = False
+        try:
+            async with asyncio.timeout(2 * self._deadline_s), self.connection() as connection:
+                sent = True
+                with _warnings(connection) as warned:
+                    cursor = await connection.execute(rows.COMMIT, parameters, binary=True)
+                    committed = {row[0] for row in await cursor.fetchall()}
+                if warned:
+                    raise CommitUnknown("committed with a warning of the server")
+                return committed
+        except errors.UniqueViolation:
+            raise SpiTaken("a number was taken meanwhile") from None
+        except (errors.DeadlockDetected, errors.SerializationFailure):
+            return set()
+        except psycopg.Error as error:
+            if _is_definite(error):
+                raise DatabaseUnavailable("the commit was refused") from None
+            raise CommitUnknown("the connection ended around a commit") from None
+        except TimeoutError:
+            if sent:
+                raise CommitUnknown("no answer to a commit in time") from None
+            raise DatabaseUnavailable("no connection in time") from None
+
+    async def _outcome_seal(self, clock: float) -> RowSeal:
+        """The outcome key of this epoch, made by whichever node comes first."""
+        epoch = int(clock // OUTCOME_EPOCH_S)
+        seal = self.keyring.find_outcome(epoch)
+        if seal is not None:
+            return seal
+        wrapped = self.keyring.make(OUTCOME, epoch, self._entropy)
+        try:
+            async with asyncio.timeout(self._deadline_s), self.connection() as connection:
+                await connection.execute(
+                    "INSERT INTO data_keys (purpose, epoch, kek_version, wrapped)"
+                    " VALUES (%s, %s, %s, %s) ON CONFLICT (purpose, epoch) DO NOTHING",
+                    (OUTCOME, epoch, KEK_VERSION, wrapped),
+                )
+                cursor = await connection.execute(
+                    "SELECT id, wrapped FROM data_keys WHERE purpose = %s AND epoch = %s",
+                    (OUTCOME, epoch),
+                )
+                row = await cursor.fetchone()
+        except (psycopg.Error, TimeoutError):
+            raise DatabaseUnavailable("the database does not answer") from None
+        if row is None:
+            raise DatabaseUnavailable("an outcome key was erased while it was made")
+        self.keyring.add(row[0], OUTCOME, epoch, row[1])
+        seal = self.keyring.find_outcome(epoch)
+        assert seal is not None
+        return seal
+
+    # --- housekeeping ---
+
+    async def sweep(self) -> None:
+        """Erases outcome keys of past epochs, and truncates partitions in which all has expired.
+
+        Raises `DatabaseUnavailable`.
+        """
+        try:
+            async with asyncio.timeout(30), self.connection() as connection:
+                row = await (await connection.execute(_CLOCK)).fetchone()
+                assert row is not None
+                oldest = int(row[0] // OUTCOME_EPOCH_S) - 1
+                await connection.execute(
+                    "DELETE FROM data_keys WHERE purpose = %s AND epoch < %s", (OUTCOME, oldest)
+                )
+                self.keyring.forget_outcomes_before(oldest)
+                await connection.execute(
+                    "UPDATE key0_records SET dynamic_address = NULL"
+                    " WHERE dynamic_address IS NOT NULL AND registered_until < clock_timestamp()"
+                )
+                await _truncate_expired(connection, row[0])
+        except (psycopg.Error, TimeoutError):
+            raise DatabaseUnavailable("the database does not answer") from None
+
+
+async def _truncate_expired(connection: Connection, clock: float) -> None:
+    """The slots whose hour is over and not yet to come, if nothing in them is alive."""
+    in_use = {slot_of(clock + hours * SLOT_S) for hours in range(SLOTS - 2)}
+    for slot in range(FIRST_SLOT, FIRST_SLOT + SLOTS):
+        if slot in in_use:
+            continue
+        name = partition_of(slot)
+        async with connection.transaction():
+            await connection.execute("SET LOCAL lock_timeout = '200ms'")
+            cursor = await connection.execute(
+                f"SELECT EXISTS (SELECT 1 FROM {name}), EXISTS"
+                f" (SELECT 1 FROM {name} WHERE expires_at > clock_timestamp())"
+            )
+            row = await cursor.fetchone()
+            if row is not None and row[0] and not row[1]:
+                await connection.execute(f"TRUNCATE {name}")
+
+
+@contextmanager
+def _warnings(connection: Connection) -> Iterator[list[str]]:
+    """SQLSTATEs of warnings while the block runs."""
+    seen: list[str] = []
+
+    def handle(diagnostic: errors.Diagnostic) -> None:
+        if diagnostic.sqlstate == _WARNING:
+            seen.append(diagnostic.sqlstate)
+
+    connection.add_notice_handler(handle)
+    try:
+        yield seen
+    finally:
+        connection.remove_notice_handler(handle)
+
+
+def _is_definite(error: psycopg.Error) -> bool:
+    """Whether the server itself has said that this transaction is not committed."""
+    state = error.sqlstate
+    # 57P01..03: the server ends the connection, perhaps after the commit record was written.
+    return state is not None and not state.startswith(("57P", "08"))
+
+
+def _load_checked(conninfo: str, kek: Secret) -> Keyring:
+    with administration(conninfo) as connection:
+        require_current(connection)
+        return load_keyring(connection, kek)
+
+
+def _configure(deadline_s: float) -> Callable[[Connection], Any]:
+    async def configure(connection: Connection) -> None:
+        await connection.set_autocommit(True)
+        await connection.execute(f"SET statement_timeout = {int(deadline_s * 1000)}")
+        await connection.execute(f"SET lock_timeout = {int(deadline_s * 1000)}")
+
+    return configure

@@ -1,0 +1,278 @@
+"""The two statements of the hot path, and the rows that go in and come out of them."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from ipaddress import IPv4Address
+from typing import Any, Final
+
+from kdc.crypto.kek import RowSeal, RowSealBroken
+from kdc.model import HomeAddressKind, Identification, Nai, Secret
+from kdc.records import NewRegistration, Record, RecordChange, StoredRecord
+from kdc.store.keyring import ASSOCIATION, RECORD, Entropy, Keyring
+
+KEY0_COLUMN: Final = "key0_records.sealed_key0"
+OUTCOME_COLUMN: Final = "key0_records.sealed_outcome"
+KEYS_COLUMN: Final = "associations.sealed_keys"
+
+# One row with a NULL spi where nothing is found: the clock is always wanted.
+LOAD: Final = """
+SELECT extract(epoch FROM clock_timestamp())::float8, f.*
+FROM (VALUES (1)) AS one(x)
+LEFT JOIN LATERAL (
+  SELECT k.spi, r.id, s.nai, s.status = 'active',
+         extract(epoch FROM s.expires_at)::float8, r.static_spi, host(s.home_agent),
+         s.home_address_kind, host(s.home_address), s.roam, r.unspent, r.last_spent,
+         r.last_seen_second, r.last_seen_low, r.rounds, r.accepted_at, r.last_digest,
+         r.current_fa, host(r.current_home_address),
+         extract(epoch FROM r.registered_until)::float8, r.revision,
+         r.data_key_id, r.sealed_key0, r.outcome_key_id, r.sealed_outcome
+  FROM key0_spis AS k
+  JOIN key0_records AS r ON r.id = k.record_id
+  JOIN subscribers AS s ON s.id = r.subscriber_id
+  WHERE k.spi = ANY(%s::bigint[])
+) AS f ON true
+"""
+
+# Everything hangs on `changed`: a record that another node has changed takes nothing with it.
+COMMIT: Final = """
+WITH change AS (
+  SELECT * FROM unnest(
+    %s::bigint[], %s::bigint[], %s::text[], %s::bigint[], %s::bigint[], %s::bigint[],
+    %s::smallint[], %s::text[], %s::bytea[], %s::bigint[], %s::bytea[], %s::boolean[]
+  ) AS t(record_id, revision, unspent, last_spent, second, low, rounds, accepted_at,
+         digest, outcome_key_id, sealed_outcome, ended)
+), registration AS (
+  SELECT * FROM unnest(
+    %s::bigint[], %s::bytea[], %s::bigint[], %s::bigint[], %s::text[], %s::text[], %s::text[],
+    %s::text[], %s::text[], %s::bytea[], %s::integer[], %s::text[], %s::text[]
+  ) AS t(record_id, class_id, second, low, fa_nai, nas_address, operator_realm, care_of,
+         home_address, alias, lifetime_s, spis, dynamic_address)
+), changed AS (
+  UPDATE key0_records AS r SET
+    unspent = c.unspent::bigint[], last_spent = c.last_spent,
+    last_seen_second = c.second, last_seen_low = c.low,
+    rounds = c.rounds, accepted_at = c.accepted_at::bigint[],
+    last_digest = coalesce(c.digest, r.last_digest),
+    outcome_key_id = CASE WHEN c.digest IS NULL THEN r.outcome_key_id ELSE c.outcome_key_id END,
+    sealed_outcome = CASE WHEN c.digest IS NULL THEN r.sealed_outcome ELSE c.sealed_outcome END,
+    previous_registration = CASE WHEN c.ended THEN NULL
+      WHEN g.class_id IS NULL THEN r.previous_registration ELSE r.current_registration END,
+    current_registration = CASE WHEN c.ended THEN NULL
+      ELSE coalesce(g.class_id, r.current_registration) END,
+    previous_until = CASE WHEN g.class_id IS NULL THEN r.previous_until
+      ELSE clock_timestamp() + %s::float8 * interval '1 second' END,
+    current_fa = CASE WHEN c.ended THEN NULL ELSE coalesce(g.fa_nai, r.current_fa) END,
+    current_home_address = CASE WHEN c.ended THEN NULL
+      ELSE coalesce(g.home_address::inet, r.current_home_address) END,
+    dynamic_address = CASE WHEN c.ended THEN NULL
+      ELSE coalesce(g.dynamic_address::inet, r.dynamic_address) END,
+    registered_until = CASE WHEN c.ended THEN NULL WHEN g.class_id IS NULL THEN r.registered_until
+      ELSE clock_timestamp() + g.lifetime_s * interval '1 second' END,
+    revision = r.revision + 1
+  FROM change AS c LEFT JOIN registration AS g ON g.record_id = c.record_id
+  WHERE r.id = c.record_id AND r.revision = c.revision
+  RETURNING r.id
+), removed AS (
+  DELETE FROM key0_spis USING changed, unnest(%s::bigint[], %s::bigint[]) AS t(record_id, spi)
+  WHERE key0_spis.spi = t.spi AND t.record_id = changed.id AND key0_spis.record_id = changed.id
+), added AS (
+  INSERT INTO key0_spis (spi, record_id)
+  SELECT t.spi, t.record_id FROM unnest(%s::bigint[], %s::bigint[]) AS t(record_id, spi)
+  JOIN changed ON changed.id = t.record_id
+), registered AS (
+  INSERT INTO registrations (class_id, record_id, identification_second, identification_low,
+    fa_nai, nas_address, operator_realm, care_of_address, home_address, alias, lifetime_s, spis)
+  SELECT g.class_id, g.record_id, g.second, g.low, g.fa_nai, g.nas_address::inet,
+    g.operator_realm, g.care_of::inet, g.home_address::inet, g.alias, g.lifetime_s, g.spis::bigint[]
+  FROM registration AS g JOIN changed ON changed.id = g.record_id
+), associated AS (
+  INSERT INTO associations (spi, record_id, class_id, pair, mode, derivation, suites, key_name,
+    lifetime_s, expires_at, data_key_id, sealed_keys)
+  SELECT t.spi, t.record_id, t.class_id, t.pair, t.mode, t.derivation, t.suites, t.key_name,
+    t.lifetime_s, clock_timestamp() + t.lifetime_s * interval '1 second', t.data_key_id,
+    t.sealed_keys
+  FROM unnest(%s::bigint[], %s::bytea[], %s::bigint[], %s::smallint[], %s::smallint[],
+    %s::smallint[], %s::bytea[], %s::bytea[], %s::integer[], %s::bigint[], %s::bytea[])
+    AS t(record_id, class_id, spi, pair, mode, derivation, suites, key_name, lifetime_s,
+         data_key_id, sealed_keys)
+  JOIN changed ON changed.id = t.record_id
+)
+SELECT id FROM changed
+"""
+
+
+def read_record(row: Sequence[Any], keyring: Keyring) -> StoredRecord:
+    """One row of LOAD behind the clock and the SPI; raises `RowSealBroken`."""
+    (
+        record_id, nai, active, expires_at, static_spi, home_agent, kind, home_address, roam,
+        unspent, last_spent, second, low, rounds, accepted_at, digest, current_fa,
+        current_address, registered_until, revision, key_id, sealed_key0, outcome_key_id,
+        sealed_outcome,
+    ) = row  # fmt: skip
+    record = Record(
+        record_id=record_id,
+        nai=Nai.parse(nai),
+        active=active,
+        expires_at=expires_at,
+        static_spi=static_spi,
+        home_agent=IPv4Address(home_agent),
+        home_address_kind=HomeAddressKind(kind),
+        home_address=IPv4Address(home_address) if home_address else None,
+        roam=frozenset(roam) if roam is not None else None,
+        unspent=tuple(unspent),
+        last_spent=last_spent,
+        last_seen=Identification(second, low) if second is not None else None,
+        rounds=rounds,
+        accepted_at=tuple(accepted_at),
+        last_digest=digest,
+        current_fa=Nai.parse(current_fa) if current_fa else None,
+        current_home_address=IPv4Address(current_address) if current_address else None,
+        registered_until=registered_until,
+        revision=revision,
+    )
+    seal = keyring.find(key_id)
+    if seal is None:
+        raise RowSealBroken("a sealed column of an unknown data key")
+    key0 = seal.open(sealed_key0, column=KEY0_COLUMN, row=record_id, owner=record_id)
+    outcome = None
+    outcome_seal = keyring.find(outcome_key_id) if outcome_key_id is not None else None
+    if outcome_seal is not None and sealed_outcome is not None:
+        outcome = outcome_seal.open(
+            sealed_outcome, column=OUTCOME_COLUMN, row=record_id, owner=record_id
+        )
+    return StoredRecord(record, key0, outcome)
+
+
+def write_changes(
+    changes: Sequence[RecordChange],
+    keyring: Keyring,
+    outcome_seal: RowSeal,
+    *,
+    overlap_s: float,
+    entropy: Entropy,
+) -> list[Any]:
+    """The parameters of COMMIT, column by column."""
+    records = [_change_row(change, outcome_seal, entropy) for change in changes]
+    registrations: list[tuple[Any, ...]] = []
+    associations: list[tuple[Any, ...]] = []
+    removed = [(c.record_id, spi) for c in changes for spi in c.removed_spis]
+    added = [(c.record_id, spi) for c in changes for spi in c.added_spis]
+    seal = keyring.current(ASSOCIATION)
+    for change in changes:
+        if change.registration is not None:
+            registrations.append(_registration_row(change.record_id, change.registration))
+            associations += _association_rows(
+                change.record_id, change.registration, seal, entropy
+            )
+    return [
+        *_columns(records, 12),
+        *_columns(registrations, 13),
+        overlap_s,
+        *_columns(removed, 2),
+        *_columns(added, 2),
+        *_columns(associations, 11),
+    ]
+
+
+def _columns(rows: Sequence[tuple[Any, ...]], width: int) -> list[list[Any]]:
+    if not rows:
+        return [[] for _ in range(width)]
+    return [list(column) for column in zip(*rows, strict=True)]
+
+
+def _array(numbers: Sequence[int]) -> str:
+    return "{" + ",".join(map(str, numbers)) + "}"
+
+
+def _change_row(change: RecordChange, outcome_seal: RowSeal, entropy: Entropy) -> tuple[Any, ...]:
+    sealed = None
+    if change.digest is not None and change.outcome is not None:
+        sealed = outcome_seal.seal(
+            change.outcome,
+            column=OUTCOME_COLUMN,
+            row=change.record_id,
+            owner=change.record_id,
+            entropy=entropy,
+        )
+    seen = change.last_seen
+    return (
+        change.record_id,
+        change.revision,
+        _array(change.unspent),
+        change.last_spent,
+        seen.second if seen else None,
+        seen.low if seen else None,
+        change.rounds,
+        _array(change.accepted_at),
+        change.digest,
+        outcome_seal.key_id if sealed is not None else None,
+        sealed,
+        change.deregistration,
+    )
+
+
+def _registration_row(record_id: int, item: NewRegistration) -> tuple[Any, ...]:
+    return (
+        record_id,
+        item.class_id,
+        item.identification.second,
+        item.identification.low,
+        str(item.fa_nai),
+        str(item.nas_address),
+        item.operator_realm,
+        str(item.care_of_address),
+        str(item.home_address),
+        item.alias,
+        item.lifetime_s,
+        _array([association.spi for association in item.associations]),
+        str(item.home_address) if item.dynamic_address else None,
+    )
+
+
+def _association_rows(
+    record_id: int, registration: NewRegistration, seal: RowSeal, entropy: Entropy
+) -> list[tuple[Any, ...]]:
+    rows: list[tuple[Any, ...]] = []
+    for item in registration.associations:
+        sealed = None
+        if item.keys is not None:
+            sealed = seal.seal(
+                item.keys, column=KEYS_COLUMN, row=item.spi, owner=record_id, entropy=entropy
+            )
+        rows.append(
+            (
+                record_id,
+                registration.class_id,
+                item.spi,
+                int(item.pair),
+                int(item.mode),
+                item.derivation,
+                b"".join(bytes((s.protocol_id, s.transform_id)) for s in item.suites),
+                item.key_name,
+                item.lifetime_s,
+                seal.key_id if sealed is not None else None,
+                sealed,
+            )
+        )
+    return rows
+
+
+def seal_key0(
+    key0: Secret, record_id: int, keyring: Keyring, entropy: Entropy
+) -> tuple[int, bytes]:
+    """Data key id and sealed KEY0 of a record."""
+    seal = keyring.current(RECORD)
+    sealed = seal.seal(key0, column=KEY0_COLUMN, row=record_id, owner=record_id, entropy=entropy)
+    return seal.key_id, sealed
+
+
+def open_association_keys(
+    keyring: Keyring, *, key_id: int, sealed: bytes, spi: int, record_id: int
+) -> Secret:
+    """KEY1 or KEY2 of a stored association; raises `RowSealBroken`."""
+    seal = keyring.find(key_id)
+    if seal is None:
+        raise RowSealBroken("a sealed column of an unknown data key")
+    return seal.open(sealed, column=KEYS_COLUMN, row=spi, owner=record_id)
+

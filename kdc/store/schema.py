@@ -1,0 +1,209 @@
+"""The tables (DESIGN section 4).  `alembic check` holds the migrations to them.
+
+SPIs are one number space: KEY0 records have 2**16..2**29-1, associations the rest in 28 slots of
+2**27, one for each hour of expiry.  So the primary key on the SPI alone is unique among all live
+SPIs, expiry truncates one partition, and the key stays fit for distribution by SPI.
+"""
+
+from __future__ import annotations
+
+from typing import Final
+
+from sqlalchemy import (
+    BigInteger,
+    Boolean,
+    CheckConstraint,
+    Column,
+    DateTime,
+    ForeignKey,
+    Identity,
+    Index,
+    Integer,
+    LargeBinary,
+    MetaData,
+    SmallInteger,
+    Table,
+    Text,
+    UniqueConstraint,
+    func,
+    text,
+)
+from sqlalchemy.dialects.postgresql import ARRAY, INET, UUID
+
+KEY0_SPI_FIRST: Final = 2**16
+ASSOCIATION_SPI_FIRST: Final = 2**29
+SLOT_SPIS: Final = 2**27
+FIRST_SLOT: Final = ASSOCIATION_SPI_FIRST // SLOT_SPIS
+SLOTS: Final = 32 - FIRST_SLOT
+SLOT_S: Final = 3600
+
+
+def slot_of(expires_at: float) -> int:
+    """Which slot the SPI of an association comes from that ends at `expires_at` (Unix seconds)."""
+    return FIRST_SLOT + int(expires_at // SLOT_S) % SLOTS
+
+
+def partition_of(slot: int) -> str:
+    return f"associations_s{slot:02d}"
+
+
+metadata = MetaData(
+    naming_convention={
+        "pk": "pk_%(table_name)s",
+        "fk": "fk_%(table_name)s_%(column_0_name)s",
+        "ix": "ix_%(table_name)s_%(column_0_name)s",
+        "uq": "uq_%(table_name)s_%(column_0_name)s",
+        "ck": "ck_%(table_name)s_%(constraint_name)s",
+    }
+)
+
+_now = func.now()
+
+key_encryption_keys = Table(
+    "key_encryption_keys",
+    metadata,
+    Column("version", Integer, primary_key=True, autoincrement=False),
+    Column("check_value", LargeBinary, nullable=False),
+    Column("created_at", DateTime(timezone=True), nullable=False, server_default=_now),
+)
+
+data_keys = Table(
+    "data_keys",
+    metadata,
+    Column("id", BigInteger, Identity(always=True), primary_key=True),
+    Column("purpose", Text, nullable=False),
+    Column("epoch", BigInteger, nullable=False, server_default=text("0")),
+    Column(
+        "kek_version", Integer, ForeignKey("key_encryption_keys.version"), nullable=False
+    ),
+    Column("wrapped", LargeBinary, nullable=False),
+    Column("created_at", DateTime(timezone=True), nullable=False, server_default=_now),
+    UniqueConstraint("purpose", "epoch"),
+    CheckConstraint(
+        "purpose IN ('record', 'association', 'outcome', 'identity')", name="purpose"
+    ),
+)
+
+subscribers = Table(
+    "subscribers",
+    metadata,
+    Column("id", BigInteger, Identity(always=True), primary_key=True),
+    Column("nai", Text, nullable=False),
+    Column("folded_nai", Text, nullable=False, unique=True),
+    Column("realm", Text, nullable=False),
+    Column("internal_name", UUID, nullable=False, server_default=func.gen_random_uuid()),
+    Column("home_agent", INET, nullable=False),
+    Column("home_agent_nai", Text, nullable=False),
+    Column("home_address_kind", Text, nullable=False, server_default=text("'hidden'")),
+    Column("home_address", INET),
+    Column("roam", ARRAY(Text)),
+    Column("status", Text, nullable=False, server_default=text("'active'")),
+    Column("created_at", DateTime(timezone=True), nullable=False, server_default=_now),
+    Column("expires_at", DateTime(timezone=True)),
+    UniqueConstraint("internal_name"),
+    CheckConstraint("status IN ('active', 'suspended')", name="status"),
+    CheckConstraint("home_address_kind IN ('hidden', 'static', 'dynamic')", name="kind"),
+    CheckConstraint(
+        "(home_address_kind = 'dynamic') = (home_address IS NULL)", name="address"
+    ),
+)
+
+key0_records = Table(
+    "key0_records",
+    metadata,
+    Column("id", BigInteger, Identity(always=False), primary_key=True),
+    Column("subscriber_id", BigInteger, ForeignKey("subscribers.id"), nullable=False, index=True),
+    Column("algorithm", SmallInteger, nullable=False, server_default=text("1")),
+    Column("data_key_id", BigInteger, ForeignKey("data_keys.id"), nullable=False),
+    Column("sealed_key0", LargeBinary, nullable=False),
+    Column("static_spi", Boolean, nullable=False, server_default=text("false")),
+    Column("unspent", ARRAY(BigInteger), nullable=False),
+    Column("last_spent", BigInteger),
+    Column("last_seen_second", BigInteger),
+    Column("last_seen_low", BigInteger),
+    Column("rounds", SmallInteger, nullable=False, server_default=text("0")),
+    Column("accepted_at", ARRAY(BigInteger), nullable=False, server_default=text("'{}'")),
+    Column("last_digest", LargeBinary),
+    Column("outcome_key_id", BigInteger),
+    Column("sealed_outcome", LargeBinary),
+    Column("current_registration", LargeBinary),
+    Column("previous_registration", LargeBinary),
+    Column("previous_until", DateTime(timezone=True)),
+    Column("current_fa", Text),
+    Column("current_home_address", INET),
+    Column("dynamic_address", INET, unique=True),
+    Column("registered_until", DateTime(timezone=True)),
+    Column("revision", BigInteger, nullable=False, server_default=text("0")),
+    CheckConstraint("cardinality(unspent) <= 4", name="unspent"),
+    postgresql_with={"fillfactor": "70"},
+)
+
+# No foreign keys from here on: a check of each row would be the larger part of a commit, and the
+# commit statement joins every row to its record.  Registrations are evidence and outlive records.
+key0_spis = Table(
+    "key0_spis",
+    metadata,
+    Column("spi", BigInteger, primary_key=True, autoincrement=False),
+    Column("record_id", BigInteger, nullable=False),
+    CheckConstraint(
+        f"spi >= {KEY0_SPI_FIRST} AND spi < {ASSOCIATION_SPI_FIRST}", name="range"
+    ),
+)
+
+registrations = Table(
+    "registrations",
+    metadata,
+    Column("class_id", LargeBinary, primary_key=True),
+    Column("record_id", BigInteger, nullable=False),
+    Column("identification_second", BigInteger, nullable=False),
+    Column("identification_low", BigInteger, nullable=False),
+    Column("fa_nai", Text, nullable=False),
+    Column("nas_address", INET, nullable=False),
+    Column("operator_realm", Text),
+    Column("care_of_address", INET, nullable=False),
+    Column("home_address", INET, nullable=False),
+    Column("alias", LargeBinary, nullable=False),
+    Column("lifetime_s", Integer, nullable=False),
+    Column("spis", ARRAY(BigInteger), nullable=False),
+    Column("created_at", DateTime(timezone=True), nullable=False, server_default=_now),
+    Index(
+        "uq_registrations_identification",
+        "record_id",
+        "identification_second",
+        "identification_low",
+        unique=True,
+    ),
+)
+
+associations = Table(
+    "associations",
+    metadata,
+    Column("spi", BigInteger, primary_key=True, autoincrement=False),
+    Column("record_id", BigInteger, nullable=False),
+    Column("class_id", LargeBinary, nullable=False),
+    Column("pair", SmallInteger, nullable=False),
+    Column("mode", SmallInteger, nullable=False),
+    Column("derivation", SmallInteger, nullable=False),
+    Column("suites", LargeBinary, nullable=False),
+    Column("key_name", LargeBinary, nullable=False),
+    Column("lifetime_s", Integer, nullable=False),
+    Column("expires_at", DateTime(timezone=True), nullable=False),
+    Column("data_key_id", BigInteger),
+    Column("sealed_keys", LargeBinary),
+    CheckConstraint(f"spi >= {ASSOCIATION_SPI_FIRST} AND spi < 4294967296", name="range"),
+    CheckConstraint("pair BETWEEN 1 AND 4", name="pair"),
+    CheckConstraint("(data_key_id IS NULL) = (sealed_keys IS NULL)", name="sealed"),
+    postgresql_partition_by="RANGE (spi)",
+)
+
+# Renewal and deregistration write no association: what is live follows from the record.
+LIVE_ASSOCIATIONS: Final = """
+CREATE VIEW live_associations AS
+SELECT a.*
+FROM associations AS a
+JOIN key0_records AS r ON r.id = a.record_id
+WHERE a.expires_at > clock_timestamp()
+  AND (a.class_id = r.current_registration
+       OR (a.class_id = r.previous_registration
+           AND clock_timestamp() < r.previous_until))
+"""

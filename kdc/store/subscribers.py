@@ -1,0 +1,217 @@
+"""Subscribers and their KEY0 records, as an operator provisions them."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from datetime import datetime
+from ipaddress import IPv4Address
+from typing import Any, Final
+
+from sqlalchemy import Connection, Text, cast, func, insert, select, text, update
+from sqlalchemy.exc import IntegrityError
+
+from kdc.errors import LocalError
+from kdc.model import Enrolment, HomeAddressKind, Nai, Secret
+from kdc.records import UNSPENT_SPIS
+from kdc.store.keyring import Entropy, Keyring
+from kdc.store.numbers import draw_key0_spis
+from kdc.store.rows import seal_key0
+from kdc.store.schema import key0_records, key0_spis, subscribers
+
+ACTIVE: Final = "active"
+SUSPENDED: Final = "suspended"
+_KEY0_OCTETS: Final = 32
+_ROWS_AT_ONCE: Final = 1000
+_ATTEMPTS: Final = 5
+
+
+class SubscriberUnknown(LocalError):
+    """No subscriber has this NAI."""
+
+
+class SubscriberExists(LocalError):
+    """A subscriber has this NAI already."""
+
+
+@dataclass(frozen=True, slots=True)
+class Subscription:
+    """What an operator decides about a subscriber."""
+
+    nai: Nai
+    home_agent: IPv4Address
+    home_agent_nai: Nai
+    home_address_kind: HomeAddressKind = HomeAddressKind.HIDDEN
+    home_address: IPv4Address | None = None
+    roam: tuple[str, ...] | None = None
+    static_spi: bool = False
+
+    def __post_init__(self) -> None:
+        dynamic = self.home_address_kind is HomeAddressKind.DYNAMIC
+        if dynamic != (self.home_address is None):
+            raise LocalError(
+                "a dynamic home address is not given, a hidden or static one is:"
+                " expected --home-address with hidden and static, and none with dynamic"
+            )
+        if not self.nai.realm or not self.nai.user:
+            raise LocalError(f"{self.nai}: expected a name with user and realm")
+
+
+def add(
+    connection: Connection,
+    subscriptions: Sequence[Subscription],
+    keyring: Keyring,
+    *,
+    entropy: Entropy,
+) -> Iterator[Enrolment]:
+    """Provisions subscribers with fresh KEY0s and SPIs; each thousand is one transaction.
+
+    Yields the enrolments of what is committed.  Raises `SubscriberExists`: then nothing of that
+    thousand was added.
+    """
+    for start in range(0, len(subscriptions), _ROWS_AT_ONCE):
+        chunk = subscriptions[start : start + _ROWS_AT_ONCE]
+        for attempt in range(_ATTEMPTS):
+            try:
+                enrolments = _add_chunk(connection, chunk, keyring, entropy)
+                connection.commit()
+                break
+            except IntegrityError as error:
+                connection.rollback()
+                if "key0_spis" not in str(error.orig) or attempt == _ATTEMPTS - 1:
+                    raise SubscriberExists(
+                        "a subscriber of this name exists: `kdc subscriber show` shows it"
+                    ) from None
+        yield from enrolments
+
+
+def _add_chunk(
+    connection: Connection, chunk: Sequence[Subscription], keyring: Keyring, entropy: Entropy
+) -> list[Enrolment]:
+    inserted = connection.execute(
+        insert(subscribers).returning(subscribers.c.id, sort_by_parameter_order=True),
+        [_subscriber_row(item) for item in chunk],
+    )
+    subscriber_ids = [row[0] for row in inserted]
+    sequence = "pg_get_serial_sequence('key0_records', 'id')"
+    drawn = connection.execute(
+        text(f"SELECT nextval({sequence}) FROM generate_series(1, :count)"), {"count": len(chunk)}
+    )
+    record_ids = [row[0] for row in drawn]
+    spis = iter(draw_key0_spis(UNSPENT_SPIS * len(chunk), entropy))
+    records, spi_rows, enrolments = [], [], []
+    for item, subscriber_id, record_id in zip(chunk, subscriber_ids, record_ids, strict=True):
+        key0 = Secret(entropy(_KEY0_OCTETS))
+        own = tuple(next(spis) for _ in range(1 if item.static_spi else UNSPENT_SPIS))
+        key_id, sealed = seal_key0(key0, record_id, keyring, entropy)
+        records.append(
+            {
+                "id": record_id,
+                "subscriber_id": subscriber_id,
+                "data_key_id": key_id,
+                "sealed_key0": sealed,
+                "static_spi": item.static_spi,
+                "unspent": list(own),
+            }
+        )
+        spi_rows += [{"spi": spi, "record_id": record_id} for spi in own]
+        enrolments.append(
+            Enrolment(
+                item.nai, key0, own, item.home_agent, item.home_agent_nai, item.nai.realm
+            )
+        )
+    connection.execute(insert(key0_records), records)
+    connection.execute(insert(key0_spis), spi_rows)
+    return enrolments
+
+
+def _subscriber_row(item: Subscription) -> dict[str, Any]:
+    return {
+        "nai": str(item.nai),
+        "folded_nai": fold(item.nai),
+        "realm": item.nai.realm,
+        "home_agent": str(item.home_agent),
+        "home_agent_nai": str(item.home_agent_nai),
+        "home_address_kind": item.home_address_kind.value,
+        "home_address": str(item.home_address) if item.home_address else None,
+        "roam": list(item.roam) if item.roam is not None else None,
+    }
+
+
+def fold(nai: Nai) -> str:
+    """The form in which names are compared (PROTOCOL 4.1)."""
+    return f"{nai.user}@{nai.realm}"
+
+
+@dataclass(frozen=True, slots=True)
+class Subscriber:
+    """A subscriber as an operator may see it: never a key."""
+
+    nai: str
+    status: str
+    home_agent: str
+    home_agent_nai: str
+    home_address_kind: str
+    home_address: str | None
+    roam: list[str] | None
+    internal_name: str
+    created_at: datetime
+    static_spi: bool
+    unspent_spis: int
+    registered_until: datetime | None
+    current_fa: str | None
+
+
+_COLUMNS: Final = (
+    subscribers.c.nai,
+    subscribers.c.status,
+    func.host(subscribers.c.home_agent),
+    subscribers.c.home_agent_nai,
+    subscribers.c.home_address_kind,
+    func.host(subscribers.c.home_address),
+    subscribers.c.roam,
+    cast(subscribers.c.internal_name, Text),
+    subscribers.c.created_at,
+    key0_records.c.static_spi,
+    func.cardinality(key0_records.c.unspent),
+    key0_records.c.registered_until,
+    key0_records.c.current_fa,
+)
+
+
+def list_all(connection: Connection, *, limit: int | None = None) -> Iterator[Subscriber]:
+    """Subscribers by name."""
+    query = (
+        select(*_COLUMNS)
+        .join(key0_records, key0_records.c.subscriber_id == subscribers.c.id)
+        .order_by(subscribers.c.folded_nai)
+        .limit(limit)
+    )
+    for row in connection.execution_options(yield_per=1000).execute(query):
+        yield Subscriber(*row)
+
+
+def load(connection: Connection, nai: Nai) -> Subscriber:
+    """Raises `SubscriberUnknown`."""
+    query = (
+        select(*_COLUMNS)
+        .join(key0_records, key0_records.c.subscriber_id == subscribers.c.id)
+        .where(subscribers.c.folded_nai == fold(nai))
+    )
+    row = connection.execute(query).first()
+    if row is None:
+        raise SubscriberUnknown(f"no subscriber is called {nai}")
+    return Subscriber(*row)
+
+
+def set_status(connection: Connection, nai: Nai, status: str) -> None:
+    """Suspends or resumes; in force with the next request on every node.
+
+    Raises `SubscriberUnknown`.
+    """
+    done = connection.execute(
+        update(subscribers).where(subscribers.c.folded_nai == fold(nai)).values(status=status)
+    )
+    if done.rowcount == 0:
+        raise SubscriberUnknown(f"no subscriber is called {nai}")
+    connection.commit()
