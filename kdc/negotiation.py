@@ -13,8 +13,9 @@ from dataclasses import dataclass, replace
 from typing import Final
 
 from kdc.errors import LocalError, NotAcceptable
-from kdc.model import KEY_OCTETS, Mode, Pair, Suite, key_octets
+from kdc.model import KEY_OCTETS, SPI_MINIMUM, Mode, Pair, Suite, key_octets
 from kdc.wire.payloads import (
+    AEAD,
     AUTHENTICATION,
     KE_SECRET,
     KEY_LENGTH,
@@ -37,6 +38,8 @@ LEGACY_SUITES: Final = frozenset({Suite(1, 1), Suite(1, 2), Suite(2, 3)})
 DEFAULT_POLICY_SUITES: Final = frozenset(KEY_OCTETS) - LEGACY_SUITES - {NULL}
 MINIMUM_USER_GROUP_BITS: Final = 2048  # PROTOCOL 7.3
 MAXIMUM_USER_GROUP_BITS: Final = 4096
+_MODES: Final = frozenset(int(mode) for mode in Mode)
+KNOWN_PROTOCOLS: Final = frozenset(suite.protocol_id for suite in KEY_OCTETS)
 SPI_BY_HOME: Final = frozenset({Pair.MN_HA, Pair.FA_HA})  # the answer's SPI is the SA's
 
 # Octets of the public value and of Z, left-padded (PROTOCOL 7.3).
@@ -69,6 +72,8 @@ class Policy:
             raise LocalError("the default mode is not among the modes")
         if not self.groups <= GROUP_OCTETS.keys() or not self.suites <= KEY_OCTETS.keys():
             raise LocalError("policy names an unknown group or suite")
+        if self.maximum_lifetime_s < 1:
+            raise LocalError("a lifetime is at least one second")
 
 
 @dataclass(frozen=True, slots=True)
@@ -117,9 +122,9 @@ def select_agreement(offer: SaPayload, policy: Policy) -> Agreement:
     Raises `NotAcceptable` (129, Status 14) if there is none.
     """
     for proposals in _by_number(offer):
-        key_exchanges = [ke for proposal in proposals for ke in proposal.key_exchanges]
-        for chosen in _usable_combinations(proposals, policy):
-            agreement = _match(offer.pair, chosen, key_exchanges, policy)
+        for chosen, mode in _combinations(proposals, policy):
+            kes = [ke for proposal in proposals for ke in proposal.key_exchanges]
+            agreement = _match(SaPayload(offer.pair, chosen), mode, kes, policy)
             if agreement is not None:
                 return agreement
     raise NotAcceptable("no proposal chosen")
@@ -134,7 +139,9 @@ def build_answer(
     the secret (or nothing yet) for sub-type 240; `sealed` the INFO of a KE-c, empty until the home
     side fills it.
     """
-    if agreement.has_computed_value != bool(public_value) and not _is_240(agreement.key_exchange):
+    if agreement.has_computed_value != bool(public_value) and not _is_secret(
+        agreement.key_exchange
+    ):
         raise LocalError("a public value where none is used, or none where one is")
     answered = _answer_key_exchange(agreement.key_exchange, public_value, sealed)
     answer_spi = spi if agreement.pair in SPI_BY_HOME else 0
@@ -160,11 +167,7 @@ def verify_answer(offer: SaPayload, answer: SaPayload) -> Agreement:
     for ours, theirs in zip(offered, answer.proposals, strict=True):
         _verify_proposal(ours, theirs)
     _verify_spi(answer)
-    answered = _answered_key_exchange(answer)
-    key_exchange = None
-    if answered is not None:
-        kes = [ke for proposal in offered for ke in proposal.key_exchanges]
-        key_exchange = _find_offered(kes, answered, answer.proposals)
+    key_exchange, answered = _verify_key_exchange(offered, answer)
     proposals = tuple(replace(proposal, key_exchanges=()) for proposal in answer.proposals)
     mode = _verify_mode(proposals, key_exchange)
     return Agreement(answer.pair, proposals, mode, key_exchange, answered)
@@ -175,13 +178,13 @@ def verify_within(agreement: Agreement, policy: Policy) -> Agreement:
 
     For the home side and the FA's answers (pairs 2 and 4).  Raises `NotAcceptable`.
     """
-    kes = [] if agreement.key_exchange is None else [agreement.key_exchange]
-    matched = None
-    if all(suite in policy.suites for suite in agreement.suites):
-        matched = _match(agreement.pair, agreement.proposals, kes, policy)
-    if matched is None or matched.key_exchange != agreement.key_exchange:
-        raise NotAcceptable("agreement outside our own policy")
-    # The octets are under an MHAE already: lifetimes stay as the FA answered them.
+    kes = () if agreement.key_exchange is None else (agreement.key_exchange,)
+    last = replace(agreement.proposals[-1], key_exchanges=kes)
+    offer = SaPayload(agreement.pair, (*agreement.proposals[:-1], last))
+    matched = select_agreement(offer, policy)
+    if matched.key_exchange != agreement.key_exchange:
+        raise NotAcceptable("key exchange outside our own policy")
+    # The octets go on unchanged: lifetimes stay as the FA answered them.
     return replace(agreement, mode=matched.mode)
 
 
@@ -196,52 +199,233 @@ def derivation_of(agreement: Agreement, policy: Policy) -> int:
     return 0
 
 
-@dataclass(frozen=True, slots=True)
-class History:
-    """What one negotiation has used up: its highest proposal number, the suites rejected."""
-
-    highest_number: int = 0
-    rejected: frozenset[tuple[Suite, ...]] = frozenset()
-
-    def rejecting(self, offer: SaPayload) -> History:
-        """The history after `offer` was refused: every combination of it is rejected."""
-        combinations = frozenset(
-            tuple(Suite(p.protocol_id, t.transform_id) for p, t in zip(group, chosen, strict=True))
-            for group in _by_number(offer)
-            for chosen in itertools.product(*(_distinct(p.transforms) for p in group))
-        )
-        highest = max(self.highest_number, offer.proposals[-1].number)
-        return History(highest, self.rejected | combinations)
+def _by_number(payload: SaPayload) -> list[tuple[Proposal, ...]]:
+    """The AND groups, in order; the decoder has seen that one number is adjacent."""
+    groups = itertools.groupby(payload.proposals, key=lambda proposal: proposal.number)
+    return [tuple(group) for _, group in groups]
 
 
-def build_offer(
-    pair: Pair,
-    policy: Policy,
-    history: History,
-    *,
-    lifetime_s: int,
-    mode: Mode | None = None,
-    key_exchanges: tuple[KeyExchange, ...] = (),
-) -> SaPayload | None:
-    """The preferred suites that were not rejected yet, numbered above all used so far.
+def read_transform(protocol_id: int, transform: Transform) -> tuple[Suite, Mode | None] | None:
+    """The suite and the mode that a transform names; None if it is passed over (PROTOCOL 4.3)."""
+    suite = Suite(protocol_id, transform.transform_id)
+    if suite not in KEY_OCTETS or transform.key_count != int(suite != NULL):
+        return None
+    mode: Mode | None = None
+    seen: set[int] = set()
+    for attribute in transform.attributes:
+        value = int.from_bytes(attribute.value, "big")
+        if not attribute.short or attribute.type in seen:
+            return None
+        seen.add(attribute.type)
+        if attribute.type == KEY_MODE and value in _MODES:
+            mode = Mode(value)
+        elif attribute.type != KEY_LENGTH or value != _key_bits(suite):
+            return None
+    return suite, mode
 
-    A counter-proposal is one without mode and KE.  None if nothing is left to offer.  Each
-    proposal number gets all `key_exchanges` (4 in a payload at most: PROTOCOL 4.3).
-    """
-    attributes = () if mode is None else (_mode_attribute(mode),)
-    proposals: list[Proposal] = []
-    number = history.highest_number
-    for suites in policy.preferred:
-        full = len(proposals) + len(suites) > MAXIMUM_PROPOSALS or number == MAXIMUM_NUMBER
-        no_room = sum(len(p.key_exchanges) for p in proposals) + len(key_exchanges)
-        if suites in history.rejected or not set(suites) <= policy.suites:
-            continue
-        if full or no_room > MAXIMUM_KEY_EXCHANGES:
-            break
-        number += 1
-        for protocol_number, suite in enumerate(suites, 1):
-            transform = Transform(1, suite.transform_id, int(suite != NULL), attributes)
-            head = (number, protocol_number, suite.protocol_id, lifetime_s, 0)
-            proposals.append(Proposal(*head, (transform,)))
-        proposals[-1] = replace(proposals[-1], key_exchanges=key_exchanges)
-    return SaPayload(pair, tuple(proposals)) if proposals else None
+
+def _key_bits(suite: Suite) -> int:
+    return AEAD_KEY_BITS if suite.protocol_id == AEAD else 8 * KEY_OCTETS[suite]
+
+
+def _combinations(
+    proposals: tuple[Proposal, ...], policy: Policy
+) -> Iterator[tuple[tuple[Proposal, ...], Mode | None]]:
+    """The combinations that policy has suites and modes for, each of one mode, in order."""
+    protocols = {proposal.protocol_id for proposal in proposals}
+    if not protocols <= KNOWN_PROTOCOLS:  # so there are at most three: the search stays small
+        return
+    kes = [ke for proposal in proposals for ke in proposal.key_exchanges]
+    bound = {ke.transform_number for ke in kes if isinstance(ke, KeA)}
+    choices: list[list[tuple[Proposal, Mode | None]]] = []
+    for proposal in proposals:
+        # Transforms that differ in nothing that is judged: the first one stands for all.
+        distinct: dict[object, tuple[Proposal, Mode | None]] = {}
+        for transform in proposal.transforms:
+            read = read_transform(proposal.protocol_id, transform)
+            if read is None or read[0] not in policy.suites:
+                continue
+            suite, mode = read
+            if mode is not None and mode not in policy.modes:
+                continue
+            if suite == NULL and AUTHENTICATION not in protocols:
+                continue
+            lifetime_s = min(proposal.lifetime_s, policy.maximum_lifetime_s)
+            single = replace(
+                proposal, transforms=(transform,), lifetime_s=lifetime_s, key_exchanges=()
+            )
+            number = transform.number if transform.number in bound else None
+            distinct.setdefault((suite, mode, number), (single, mode))
+        choices.append(list(distinct.values()))
+    yield from _of_one_mode(choices, None)
+
+
+def _of_one_mode(
+    choices: list[list[tuple[Proposal, Mode | None]]], mode: Mode | None
+) -> Iterator[tuple[tuple[Proposal, ...], Mode | None]]:
+    if not choices:
+        yield (), mode
+        return
+    for proposal, own in choices[0]:
+        if own is None or mode is None or own is mode:
+            for rest, agreed in _of_one_mode(choices[1:], mode or own):
+                yield (proposal, *rest), agreed
+
+
+def _match(
+    chosen: SaPayload, mode: Mode | None, kes: list[KeyExchange], policy: Policy
+) -> Agreement | None:
+    """The combination with the first KE that serves it, or without one; None if it needs one."""
+    for ke in kes:
+        implied = Mode.STATELESS if _is_computed(ke) else policy.default_mode
+        agreement = Agreement(chosen.pair, chosen.proposals, mode or implied, ke)
+        if agreement.mode in policy.modes and _allows(agreement, ke, policy):
+            return agreement
+    without = mode or policy.default_mode
+    if without is Mode.STATELESS:
+        return None
+    return Agreement(chosen.pair, chosen.proposals, without, None)
+
+
+def _allows(agreement: Agreement, ke: KeyExchange, policy: Policy) -> bool:
+    """Whether policy uses this KE of an offer; else it is passed over."""
+    pair = agreement.pair
+    if not _is_bound(ke, agreement.proposals):
+        return False
+    if not _is_computed(ke):
+        if agreement.mode is Mode.STATELESS:
+            return False
+        if isinstance(ke, KeC):
+            return ke.spi == policy.ke_c_spi and not ke.sealed
+        clear = pair is Pair.FA_HA and policy.clear_fa_keys
+        return clear and _is_secret(ke) and isinstance(ke, KeA) and not ke.data
+    if not is_well_formed(ke):
+        return False
+    if isinstance(ke, KeA):
+        known = ke.group in policy.groups and (ke.group == FA_GROUP or _any_group(pair, policy))
+    else:
+        known = policy.user_groups and _any_group(pair, policy)
+    short = _shared_octets(ke) < key_octets(pair, agreement.suites)
+    return known and not (short and _is_raw(pair, agreement.mode, policy))
+
+
+def _any_group(pair: Pair, policy: Policy) -> bool:
+    return pair is Pair.MN_HA or policy.fa_dh_any
+
+
+def _is_raw(pair: Pair, mode: Mode | None, policy: Policy) -> bool:
+    """Derivation 0 of a shared secret (PROTOCOL 7.3)."""
+    return policy.raw_dh and pair is Pair.MN_HA and mode is Mode.STATELESS
+
+
+def _is_secret(ke: KeyExchange | None) -> bool:
+    return isinstance(ke, KeA) and ke.group == KE_SECRET
+
+
+def _is_computed(ke: KeyExchange | None) -> bool:
+    """A KE-a of a group or a KE-b: a Diffie-Hellman value."""
+    return isinstance(ke, KeB) or (isinstance(ke, KeA) and ke.group != KE_SECRET)
+
+
+def _is_bound(ke: KeyExchange, proposals: tuple[Proposal, ...]) -> bool:
+    """Whether the KE serves the chosen transforms: Transform-Number 0 means all."""
+    if not isinstance(ke, KeA) or ke.transform_number == 0:
+        return True
+    return any(proposal.transforms[0].number == ke.transform_number for proposal in proposals)
+
+
+def is_well_formed(ke: KeyExchange) -> bool:
+    """Whether a computed value has the octets of its group, and a user's group its size."""
+    if isinstance(ke, KeA):
+        return ke.group in GROUP_OCTETS and len(ke.data) == GROUP_OCTETS[ke.group][0]
+    if isinstance(ke, KeC):
+        return False
+    prime, generator = int.from_bytes(ke.prime, "big"), int.from_bytes(ke.generator, "big")
+    sized = MINIMUM_USER_GROUP_BITS <= prime.bit_length() <= MAXIMUM_USER_GROUP_BITS
+    return sized and 2 <= generator <= prime - 2 and len(ke.public_value) == len(ke.prime)
+
+
+def _shared_octets(ke: KeyExchange) -> int:
+    """The length of Z."""
+    if isinstance(ke, KeA):
+        return GROUP_OCTETS[ke.group][1]
+    return len(ke.prime) if isinstance(ke, KeB) else 0
+
+
+def _answer_key_exchange(
+    ke: KeyExchange | None, public_value: bytes, sealed: bytes
+) -> KeyExchange | None:
+    match ke:
+        case KeA():
+            return replace(ke, data=public_value)
+        case KeB():
+            return replace(ke, public_value=public_value)
+        case KeC():
+            return replace(ke, sealed=sealed)
+    return None
+
+
+def _verify_proposal(ours: Proposal, theirs: Proposal) -> None:
+    if len(theirs.transforms) != 1 or theirs.transforms[0] not in ours.transforms:
+        raise NotAcceptable("answer has not exactly one transform that was offered")
+    if theirs.lifetime_s > ours.lifetime_s:
+        raise NotAcceptable("answer raises the lifetime")
+
+
+def _verify_spi(answer: SaPayload) -> None:
+    spis = {proposal.spi for proposal in answer.proposals}
+    by_home = answer.pair in SPI_BY_HOME
+    spi = spis.pop()
+    if spis or (spi < SPI_MINIMUM if by_home else spi != 0):
+        raise NotAcceptable("SPI of the answer")
+
+
+def _verify_key_exchange(
+    offered: list[Proposal], answer: SaPayload
+) -> tuple[KeyExchange | None, KeyExchange | None]:
+    """The KE offered and the KE answered; both None where the answer has none."""
+    if any(proposal.key_exchanges for proposal in answer.proposals[:-1]):
+        raise NotAcceptable("KE before the last proposal of the answer")
+    match answer.proposals[-1].key_exchanges:
+        case ():
+            return None, None
+        case (answered,):
+            pass
+        case _:
+            raise NotAcceptable("two KE in an answer")
+    for ke in (ke for proposal in offered for ke in proposal.key_exchanges):
+        if _answers(answered, ke) and _is_bound(ke, answer.proposals):
+            return ke, answered
+    raise NotAcceptable("answer has a KE that was not offered")
+
+
+def _answers(answered: KeyExchange, offered: KeyExchange) -> bool:
+    """Whether the two differ in nothing but the responder's value."""
+    if _is_computed(answered) and not (is_well_formed(answered) and is_well_formed(offered)):
+        return False
+    match answered, offered:
+        case (KeA(), KeA()):
+            return answered == replace(offered, data=answered.data)
+        case (KeB(), KeB()):
+            return answered == replace(offered, public_value=answered.public_value)
+        case (KeC(), KeC()):
+            return answered.spi == offered.spi
+    return False
+
+
+def _verify_mode(proposals: tuple[Proposal, ...], ke: KeyExchange | None) -> Mode | None:
+    """The one mode of the chosen transforms, as far as the answer tells it."""
+    read = [read_transform(p.protocol_id, p.transforms[0]) for p in proposals]
+    known = [suite_and_mode for suite_and_mode in read if suite_and_mode is not None]
+    if len(known) != len(read):
+        raise NotAcceptable("answer has a transform that is passed over")
+    if any(suite == NULL for suite, _ in known):
+        if all(suite.protocol_id != AUTHENTICATION for suite, _ in known):
+            raise NotAcceptable("NULL without authentication")
+    modes = {mode for _, mode in known if mode is not None}
+    if len(modes) > 1:
+        raise NotAcceptable("answer of two modes")
+    mode = modes.pop() if modes else (Mode.STATELESS if _is_computed(ke) else None)
+    if mode is Mode.STATELESS and not _is_computed(ke):
+        raise NotAcceptable("stateless without a computed value")
+    return mode

@@ -17,6 +17,7 @@ from aaa.net.mobile_ip import MobileIpSocket, resolve
 from aaa.roles.mobile_node import (
     Answer,
     DeniedByHome,
+    Deregistered,
     Heard,
     HintFromFa,
     MobileNodeState,
@@ -25,8 +26,16 @@ from aaa.roles.mobile_node import (
     build_request,
 )
 from aaa.serve.process import split_address
+from kdc.crypto.key0 import fingerprint_key
 from kdc.errors import DENIED_IDENTIFICATION, LocalError, RemoteError
-from kdc.model import DEFAULT_VENDOR_ID, Enrolment, Identification, Nai, Secret
+from kdc.model import (
+    DEFAULT_VENDOR_ID,
+    Enrolment,
+    Identification,
+    Nai,
+    Secret,
+    SecurityAssociation,
+)
 from kdc.wire.numbers import LAYER2_ETHERNET, Kind
 
 MAXIMUM_TRIES: Final = 3  # new requests after a 133
@@ -200,3 +209,34 @@ async def register(config: MobileNodeConfig, *, lifetime_s: int | None = None) -
             layer2=layer2,
             vendor_id=node.vendor_id,
         )
+
+
+def describe(answer: Answer, *, show_keys: bool) -> dict[str, Any]:
+    """What a registration brought, for people and programs; keys only where they are asked for."""
+    if isinstance(answer, DeniedByHome):
+        return {"code": answer.code, "notify": answer.notify_type, "detail": answer.detail}
+    if isinstance(answer, HintFromFa):
+        return {"code": answer.code, "authenticated": False}
+    if isinstance(answer, Deregistered):
+        return {"code": 0, "lifetime_s": 0}
+    return {
+        "code": 0,
+        "lifetime_s": answer.lifetime_s,
+        "home_address": str(answer.home_address),
+        "alias": str(answer.alias),
+        "mn_ha": _describe_association(answer.mn_ha, show_keys=show_keys),
+        "mn_fa": _describe_association(answer.mn_fa, show_keys=show_keys),
+    }
+
+
+def _describe_association(item: SecurityAssociation, *, show_keys: bool) -> dict[str, Any]:
+    content = {
+        "spi": item.spi,
+        "lifetime_s": item.lifetime_s,
+        "key_name": item.key_name.hex(),
+        "suites": [[suite.protocol_id, suite.transform_id] for suite in item.suites],
+        "fingerprint": fingerprint_key(item.keys),
+    }
+    if show_keys:
+        content["keys"] = item.keys.reveal().hex()
+    return content

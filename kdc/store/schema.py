@@ -87,7 +87,7 @@ data_keys = Table(
 subscribers = Table(
     "subscribers",
     metadata,
-    Column("id", BigInteger, Identity(always=True), primary_key=True),
+    Column("id", BigInteger, Identity(always=False), primary_key=True),
     Column("nai", Text, nullable=False),
     Column("folded_nai", Text, nullable=False, unique=True),
     Column("realm", Text, nullable=False),

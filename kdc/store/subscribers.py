@@ -24,6 +24,8 @@ SUSPENDED: Final = "suspended"
 _KEY0_OCTETS: Final = 32
 _ROWS_AT_ONCE: Final = 1000
 _ATTEMPTS: Final = 5
+_FIRST_ADDRESS: Final = IPv4Address("10.0.0.0")
+_ADDRESSES: Final = 2**24
 
 
 class SubscriberUnknown(LocalError):
@@ -48,11 +50,8 @@ class Subscription:
 
     def __post_init__(self) -> None:
         dynamic = self.home_address_kind is HomeAddressKind.DYNAMIC
-        if dynamic != (self.home_address is None):
-            raise LocalError(
-                "a dynamic home address is not given, a hidden or static one is:"
-                " expected --home-address with hidden and static, and none with dynamic"
-            )
+        if dynamic and self.home_address is not None:
+            raise LocalError("a dynamic home address is given out at each visit, not here")
         if not self.nai.realm or not self.nai.user:
             raise LocalError(f"{self.nai}: expected a name with user and realm")
 
@@ -88,16 +87,12 @@ def add(
 def _add_chunk(
     connection: Connection, chunk: Sequence[Subscription], keyring: Keyring, entropy: Entropy
 ) -> list[Enrolment]:
-    inserted = connection.execute(
-        insert(subscribers).returning(subscribers.c.id, sort_by_parameter_order=True),
-        [_subscriber_row(item) for item in chunk],
+    subscriber_ids = _draw_ids(connection, "subscribers", len(chunk))
+    record_ids = _draw_ids(connection, "key0_records", len(chunk))
+    connection.execute(
+        insert(subscribers),
+        [_subscriber_row(*row) for row in zip(chunk, subscriber_ids, strict=True)],
     )
-    subscriber_ids = [row[0] for row in inserted]
-    sequence = "pg_get_serial_sequence('key0_records', 'id')"
-    drawn = connection.execute(
-        text(f"SELECT nextval({sequence}) FROM generate_series(1, :count)"), {"count": len(chunk)}
-    )
-    record_ids = [row[0] for row in drawn]
     spis = iter(draw_key0_spis(UNSPENT_SPIS * len(chunk), entropy))
     records, spi_rows, enrolments = [], [], []
     for item, subscriber_id, record_id in zip(chunk, subscriber_ids, record_ids, strict=True):
@@ -125,15 +120,28 @@ def _add_chunk(
     return enrolments
 
 
-def _subscriber_row(item: Subscription) -> dict[str, Any]:
+def _draw_ids(connection: Connection, table: str, count: int) -> list[int]:
+    """Primary keys before the rows are written: the seal of KEY0 binds its record's."""
+    query = text(
+        "SELECT nextval(pg_get_serial_sequence(:table, 'id')) FROM generate_series(1, :count)"
+    )
+    return [row[0] for row in connection.execute(query, {"table": table, "count": count})]
+
+
+def _subscriber_row(item: Subscription, subscriber_id: int) -> dict[str, Any]:
+    address = item.home_address
+    if address is None and item.home_address_kind is not HomeAddressKind.DYNAMIC:
+        # One each, out of 10.0.0.0/8: what a home without an addressing plan of its own wants.
+        address = _FIRST_ADDRESS + subscriber_id % _ADDRESSES
     return {
+        "id": subscriber_id,
         "nai": str(item.nai),
         "folded_nai": fold(item.nai),
         "realm": item.nai.realm,
         "home_agent": str(item.home_agent),
         "home_agent_nai": str(item.home_agent_nai),
         "home_address_kind": item.home_address_kind.value,
-        "home_address": str(item.home_address) if item.home_address else None,
+        "home_address": str(address) if address is not None else None,
         "roam": list(item.roam) if item.roam is not None else None,
     }
 

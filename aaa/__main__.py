@@ -1,0 +1,5 @@
+"""`python -m aaa` is `aaa`."""
+
+from aaa.cli import main
+
+main()

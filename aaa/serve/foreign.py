@@ -1,0 +1,141 @@
+"""The process `aaa foreign`: a RADIUS proxy between foreign agents and the homes of their visitors."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+from collections.abc import Callable
+from ipaddress import ip_network
+from typing import Final
+
+import structlog
+
+from aaa.config import ForeignConfig
+from aaa.net.mobile_ip import resolve
+from aaa.net.radius_client import RadiusClient, Server
+from aaa.radius.attributes import decode_access_request
+from aaa.radius.clients import Client, ClientTable
+from aaa.radius.counters import Counters
+from aaa.radius.errors import MalformedPacket, NoAnswer
+from aaa.radius.packet import ACCESS_REJECT, ACCESS_REQUEST
+from aaa.roles.foreign_aaa import Agent, Forward, HomeServer, Refuse, on_reply, route
+from aaa.serve.process import split_address
+from aaa.serve.radius_server import RadiusServer, Transaction
+from kdc.errors import LocalError, ReplyRefused, Unavailable
+from kdc.model import Secret
+
+REFUSED: Final = "foreign.refused"  # one counter for each reason
+NO_ANSWER: Final = "foreign.no_answer"
+REPLY_DISCARDED: Final = "foreign.reply_discarded"
+COUNTERS_EVERY_S: Final = 60.0
+
+log = structlog.get_logger("aaa.foreign")
+
+
+class ForeignServer:
+    """Joins the RADIUS server to the RADIUS client; the role between them decides."""
+
+    def __init__(self, config: ForeignConfig, counters: Counters) -> None:
+        self._vendor_id = config.foreign.vendor_id
+        self._realm = config.foreign.realm
+        self._counters = counters
+        self._agents = {
+            c.name: Agent(c.name, c.fa_nai, c.nas_address, c.nas_identifier.encode())
+            for c in config.client
+        }
+        clients = ClientTable(
+            Client(c.name, ip_network(c.address), c.secret_file) for c in config.client
+        )
+        self._homes: dict[str, HomeServer] = {}
+        self._servers: dict[str, tuple[Secret, Server]] = {}
+        for item in config.home_server:
+            address = resolve(*split_address(item.address))
+            server = Server(address, item.timeout_s, item.retries)
+            self._servers[item.name] = (item.secret_file, server)
+            for realm in item.realms:
+                if realm in self._homes:
+                    raise LocalError(f"home_server {item.name}: {realm} has a server already")
+                self._homes[realm] = HomeServer(item.name)
+        self.radius = RadiusServer(clients, counters, self._on_requests)
+        self._client = RadiusClient(counters)
+        self._forwards: set[asyncio.Task[None]] = set()
+
+    def _on_requests(self, transactions: list[Transaction]) -> None:
+        for transaction in transactions:
+            self._on_request(transaction)
+
+    def _on_request(self, transaction: Transaction) -> None:
+        # Step 3
+        try:
+            access = decode_access_request(transaction.request, self._vendor_id)
+        except MalformedPacket:
+            self._refuse(transaction, Refuse("malformed"))
+            return
+        decision = route(
+            access,
+            transaction.request.attributes,
+            agent=self._agents[transaction.client.name],
+            own_realm=self._realm,
+            homes=self._homes,
+            entropy=os.urandom,
+        )
+        if isinstance(decision, Refuse):
+            self._refuse(transaction, decision)
+            return
+        task = asyncio.get_running_loop().create_task(self._forward(transaction, decision))
+        self._forwards.add(task)
+        task.add_done_callback(self._forwards.discard)
+
+    def _refuse(self, transaction: Transaction, decision: Refuse) -> None:
+        self._counters.add(f"{REFUSED}.{decision.reason}")
+        transaction.respond(ACCESS_REJECT, decision.attributes)
+
+    async def _forward(self, transaction: Transaction, forward: Forward) -> None:
+        """To the home and back; without an authentic reply nothing is said to the agent."""
+        secret, server = self._servers[forward.server.peer]
+        try:
+            reply = await self._client.exchange(
+                ACCESS_REQUEST, forward.attributes, secret, server
+            )
+            attributes = on_reply(reply.attributes, forward)
+        except (NoAnswer, Unavailable):
+            self._counters.add(NO_ANSWER)
+            transaction.forget()
+        except ReplyRefused:
+            self._counters.add(REPLY_DISCARDED)
+            transaction.forget()
+        else:
+            transaction.respond(reply.code, attributes)
+
+    async def drain(self) -> None:
+        """Waits for what is under way; each ends by its own timeout."""
+        if self._forwards:
+            await asyncio.wait(self._forwards)
+
+    def close(self) -> None:
+        self._client.close()
+        self.radius.close()
+
+
+async def serve_foreign(
+    config: ForeignConfig, *, stop: asyncio.Event, ready: Callable[[], None] | None = None
+) -> None:
+    """Serves until `stop`, waits for what is under way, and returns."""
+    counters = Counters()
+    server = ForeignServer(config, counters)
+    try:
+        for address in config.foreign.listen:
+            endpoint = server.radius.listen(split_address(address))
+            log.info("listening", address=":".join(map(str, endpoint.address)))
+        if ready is not None:
+            ready()
+        while not stop.is_set():
+            try:
+                await asyncio.wait_for(stop.wait(), COUNTERS_EVERY_S)
+            except TimeoutError:
+                log.info("counters", **counters.snapshot())
+        server.radius.stop_receiving()
+        await server.drain()
+    finally:
+        server.close()
+        log.info("counters", **counters.snapshot())

@@ -1,0 +1,5 @@
+"""`python -m kdc` is `kdc`."""
+
+from kdc.cli import main
+
+main()

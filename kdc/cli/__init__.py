@@ -1,0 +1,30 @@
+"""The command `kdc`: the database, the key-encryption key, the subscribers."""
+
+from __future__ import annotations
+
+import sys
+
+import typer
+from rich.console import Console
+
+from kdc.cli import db, kek, subscriber
+from kdc.errors import RoamkeyError
+
+app = typer.Typer(
+    name="kdc",
+    help="The key distribution center: database, key-encryption key, subscribers.",
+    no_args_is_help=True,
+    pretty_exceptions_enable=False,
+)
+app.add_typer(db.app, name="db")
+app.add_typer(kek.app, name="kek")
+app.add_typer(subscriber.app, name="subscriber")
+
+
+def main() -> None:
+    """Runs the command; what is wrong is one line on standard error and status 1."""
+    try:
+        app()
+    except RoamkeyError as error:
+        Console(stderr=True, highlight=False, markup=False, soft_wrap=True).print(str(error))
+        sys.exit(1)

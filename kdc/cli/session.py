@@ -1,0 +1,44 @@
+"""What every command opens first: the configuration, the database, the keys."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Annotated
+
+import typer
+from sqlalchemy import Connection
+from sqlalchemy.exc import SQLAlchemyError
+
+from kdc.config import KdcSettings, load_kdc
+from kdc.model import Secret
+from kdc.store import CannotStart, migrate
+from kdc.store.database import administration, database
+from kdc.store.keyring import Keyring, read_kek
+
+ConfigOption = Annotated[
+    Path, typer.Option("--config", "-c", help="home.toml", exists=False, dir_okay=False)
+]
+JsonOption = Annotated[bool, typer.Option("--json", help="one JSON object a line")]
+
+
+@contextmanager
+def opened(config: Path) -> Iterator[tuple[KdcSettings, Connection, Secret]]:
+    """Settings, a connection and the key-encryption key.  Raises `LocalError`s for people."""
+    settings = load_kdc(config)
+    kek = read_kek(settings.database.kek_file)
+    with database(settings.database) as conninfo, administration(conninfo) as connection:
+        try:
+            yield settings, connection, kek
+        except SQLAlchemyError as error:
+            reason = str(getattr(error, "orig", None) or type(error).__name__)
+            raise CannotStart(f"the database refused: {reason.splitlines()[0]}") from None
+
+
+@contextmanager
+def keyed(config: Path) -> Iterator[tuple[KdcSettings, Connection, Keyring]]:
+    """The same with the schema checked and the data keys loaded."""
+    with opened(config) as (settings, connection, kek):
+        migrate.require_current(connection)
+        yield settings, connection, migrate.load_keyring(connection, kek)

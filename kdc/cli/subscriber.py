@@ -1,0 +1,184 @@
+"""`kdc subscriber`: who may roam, and the secret that each one shares with us."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import os
+from collections.abc import Sequence
+from ipaddress import IPv4Address
+from typing import Annotated
+
+import typer
+from rich.console import Console
+from rich.progress import Progress
+from rich.table import Table
+
+from kdc.cli.session import ConfigOption, JsonOption, keyed
+from kdc.config import KdcSettings
+from kdc.errors import RemoteError
+from kdc.model import Enrolment, HomeAddressKind, Nai
+from kdc.store import subscribers
+from kdc.store.subscribers import Subscriber, Subscription
+
+app = typer.Typer(help="Subscribers and their KEY0 records.", no_args_is_help=True)
+out = Console(highlight=False, markup=False, soft_wrap=True)
+
+
+def _nai(text: str) -> Nai:
+    try:
+        return Nai.parse(text)
+    except RemoteError:
+        raise typer.BadParameter("expected a name such as alice@home.example") from None
+
+
+NaiArgument = Annotated[str, typer.Argument(metavar="NAI", help="such as alice@home.example")]
+
+
+@app.command()
+def add(  # noqa: PLR0913 - one option each
+    nai: NaiArgument,
+    config: ConfigOption,
+    kind: Annotated[HomeAddressKind, typer.Option("--home-address-kind")] = HomeAddressKind.HIDDEN,
+    home_address: Annotated[str | None, typer.Option(help="an IPv4 address")] = None,
+    roam: Annotated[list[str] | None, typer.Option(help="a realm it may visit")] = None,
+    static_spi: Annotated[bool, typer.Option(help="one SPI that is never spent")] = False,
+    home_agent: Annotated[str | None, typer.Option(help="instead of home.address")] = None,
+    home_agent_nai: Annotated[str | None, typer.Option(help="instead of home.nai")] = None,
+    count: Annotated[
+        int, typer.Option(min=1, max=1_000_000, help="a test population: NAME000001@REALM ...")
+    ] = 1,
+    as_json: JsonOption = False,
+) -> None:
+    """Provision a subscriber and print its enrolment: once, and never again."""
+    name = _nai(nai)
+    with keyed(config) as (settings, connection, keyring):
+        agent = _home_agent(settings, home_agent, home_agent_nai)
+        names = [name]
+        if count > 1:
+            names = [
+                Nai.parse(f"{name.user}{number:06d}@{name.realm}")
+                for number in range(1, count + 1)
+            ]
+        batch = [
+            Subscription(
+                one, *agent, kind, _address(home_address, index),
+                tuple(realm.lower() for realm in roam) if roam else None, static_spi,
+            )
+            for index, one in enumerate(names)
+        ]  # fmt: skip
+        enrolments = subscribers.add(connection, batch, keyring, entropy=os.urandom)
+        with Progress(console=Console(stderr=True), disable=count < 5000) as progress:
+            task = progress.add_task("adding subscribers", total=count)
+            for enrolment in enrolments:
+                _print_enrolment(enrolment, as_json=as_json)
+                progress.advance(task)
+
+
+def _home_agent(
+    settings: KdcSettings, address: str | None, nai: str | None
+) -> tuple[IPv4Address, Nai]:
+    try:
+        home_agent = IPv4Address(address) if address is not None else settings.home.address
+    except ValueError:
+        raise typer.BadParameter("--home-agent: expected an IPv4 address") from None
+    return home_agent, _nai(nai) if nai is not None else settings.home.nai
+
+
+def _address(given: str | None, index: int) -> IPv4Address | None:
+    """The one given, counted up in a population; none where one is chosen for the subscriber."""
+    if given is None:
+        return None
+    try:
+        return IPv4Address(given) + index
+    except ValueError:
+        raise typer.BadParameter("--home-address: expected an IPv4 address") from None
+
+
+def enrolment_object(enrolment: Enrolment) -> dict[str, object]:
+    """The one place where KEY0 is shown: what the device is to be given."""
+    return {
+        "nai": str(enrolment.nai),
+        "key0": enrolment.key0.reveal().hex(),
+        "spis": list(enrolment.spis),
+        "home_agent": str(enrolment.home_agent),
+        "home_agent_nai": str(enrolment.home_agent_nai),
+        "realm": enrolment.realm,
+    }
+
+
+def _print_enrolment(enrolment: Enrolment, *, as_json: bool) -> None:
+    content = enrolment_object(enrolment)
+    if as_json:
+        typer.echo(json.dumps(content))
+        return
+    out.print(f"enrolment of {enrolment.nai}: give it to the device, it is not shown again")
+    for key, value in content.items():
+        out.print(f"  {key:<15} {' '.join(map(str, value)) if isinstance(value, list) else value}")
+
+
+def _print_subscribers(found: Sequence[Subscriber]) -> None:
+    table = Table("NAI", "status", "home address", "SPIs left", "registered until", "at")
+    for item in found:
+        until = item.registered_until.isoformat(" ", "seconds") if item.registered_until else ""
+        table.add_row(
+            item.nai,
+            item.status,
+            item.home_address or item.home_address_kind,
+            "static" if item.static_spi else str(item.unspent_spis),
+            until,
+            item.current_fa or "",
+        )
+    Console().print(table)
+
+
+def _as_json(item: Subscriber) -> str:
+    return json.dumps(dataclasses.asdict(item), default=str)
+
+
+@app.command("list")
+def list_(
+    config: ConfigOption,
+    limit: Annotated[int | None, typer.Option(help="at most so many")] = None,
+    as_json: JsonOption = False,
+) -> None:
+    """List subscribers by name."""
+    with keyed(config) as (_, connection, _keyring):
+        found = subscribers.list_all(connection, limit=limit)
+        if as_json:
+            for item in found:
+                typer.echo(_as_json(item))
+        else:
+            _print_subscribers(list(found))
+
+
+@app.command()
+def show(nai: NaiArgument, config: ConfigOption, as_json: JsonOption = False) -> None:
+    """Show one subscriber; never a key."""
+    with keyed(config) as (_, connection, _keyring):
+        item = subscribers.load(connection, _nai(nai))
+    if as_json:
+        typer.echo(_as_json(item))
+    else:
+        for key, value in dataclasses.asdict(item).items():
+            out.print(f"{key:<18} {value if value is not None else ''}")
+
+
+@app.command()
+def suspend(nai: NaiArgument, config: ConfigOption) -> None:
+    """Refuse the subscriber from the next request on, on every node."""
+    _set_status(nai, config, subscribers.SUSPENDED)
+
+
+@app.command()
+def resume(nai: NaiArgument, config: ConfigOption) -> None:
+    """Let a suspended subscriber register again."""
+    _set_status(nai, config, subscribers.ACTIVE)
+
+
+def _set_status(nai: str, config: ConfigOption, status: str) -> None:
+    with keyed(config) as (_, connection, _keyring):
+        subscribers.set_status(connection, _nai(nai), status)
+    out.print(f"{nai}: {status}")
+
+
