@@ -1,0 +1,1 @@
+"""AAA for roaming: the parties, their RADIUS, their processes."""

@@ -1,6 +1,6 @@
-"""`aaa demo`: real processes, real sockets, a real database, and a table of who holds which key.
+"""`aaa demo`: real processes, sockets and database, and a table of who holds which key.
 
-Every check that the tables show decides over the exit status; nothing here is told that is not seen.
+Every check that the tables show decides over the exit status; nothing is told that was not seen.
 """
 
 from __future__ import annotations
@@ -15,6 +15,7 @@ import sys
 import tempfile
 import time
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import Any, Final
 
@@ -68,13 +69,11 @@ class Tap:
             self.seen.append((time.monotonic(), True, octets))
             back = self._clients.get(source)
             if back is None:
-                back = UdpEndpoint.open(
-                    ("127.0.0.1", 0), lambda replies, to=source: self._inward(replies, to)
-                )
+                back = UdpEndpoint.open(("127.0.0.1", 0), partial(self._inward, source))
                 self._clients[source] = back
             back.send_many([(octets, self._target)])
 
-    def _inward(self, batch: list[Datagram], client: Address) -> None:
+    def _inward(self, client: Address, batch: list[Datagram]) -> None:
         for octets, _ in batch:
             self.seen.append((time.monotonic(), False, octets))
             self._front.send_many([(octets, client)])
@@ -291,9 +290,7 @@ def _compare(
 ) -> list[Held]:
     """Each key as each party holds it."""
     lines = (demo.folder / "installed.jsonl").read_text().splitlines()
-    at_agent: dict[int, dict[str, Any]] = {
-        item["spi"]: item for item in map(json.loads, lines)
-    }
+    at_agent: dict[int, dict[str, Any]] = {item["spi"]: item for item in map(json.loads, lines)}
     at_home = {item.spi: item for item in stored}
     radius = b"".join(octets for tap in demo.taps[1:] for _, _, octets in tap.seen)
     held = []
@@ -329,9 +326,7 @@ async def _play(demo: Demo) -> bool:
         for enrolment in enrolments:
             since = tuple(len(tap.seen) for tap in demo.taps)
             file = StateFile(demo.folder / f"{enrolment.nai.user}.state", enrolment)
-            answer = await register_once(
-                link, file, heard, lifetime_s=600, retransmission=patience
-            )
+            answer = await register_once(link, file, heard, lifetime_s=600, retransmission=patience)
             if not isinstance(answer, Registered):
                 raise LocalError(f"{enrolment.nai} was not registered: {answer}")
             registered.append(answer)
@@ -339,9 +334,7 @@ async def _play(demo: Demo) -> bool:
         # The first one visits again, so that its first request is a recording of the past.
         file = StateFile(demo.folder / f"{enrolments[0].nai.user}.state", enrolments[0])
         recorded = next(octets for _, outward, octets in demo.taps[0].seen if outward)
-        renewed = await register_once(
-            link, file, heard, lifetime_s=600, retransmission=patience
-        )
+        renewed = await register_once(link, file, heard, lifetime_s=600, retransmission=patience)
         _, stored = _stored(demo)
         held = _compare(demo, registered, stored)
         show_keys(console, held)
@@ -362,6 +355,8 @@ async def _play(demo: Demo) -> bool:
 async def run_demo(*, keep: Path | None = None) -> int:
     """0 only if everything held; the folder is removed unless it was named."""
     console = Console()
+    if not console.is_terminal:
+        console.width = 120
     folder = keep or Path(tempfile.mkdtemp(prefix="roamkey-demo-"))
     folder.mkdir(exist_ok=True)
     folder.chmod(0o711)  # PostgreSQL never runs as root and must reach its own folder in it

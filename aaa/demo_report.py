@@ -32,7 +32,7 @@ class Hop:
 
 @dataclass(frozen=True, slots=True)
 class Held:
-    """One key's fingerprint at each party; `on_the_way`: the key itself was seen on a RADIUS hop."""
+    """One key's fingerprint at each party; `on_the_way`: the key was seen on a RADIUS hop."""
 
     node: int
     pair: Pair

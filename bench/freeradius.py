@@ -285,4 +285,6 @@ def _find_binary() -> Path:
     for folder, name in itertools.product(_BINARY_FOLDERS, ("freeradius", "radiusd")):
         if (path := Path(folder, name)).exists():
             return path
-    raise BenchError("no FreeRADIUS here: install the packages freeradius and freeradius-postgresql")
+    raise BenchError(
+        "no FreeRADIUS here: install the packages freeradius and freeradius-postgresql"
+    )

@@ -1,0 +1,1 @@
+"""The protocol, the keys and the records.  It knows nothing of aaa."""

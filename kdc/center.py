@@ -116,14 +116,11 @@ class KeyDistributionCenter:
             dead += (record.last_spent,)
         return SpiStep(kept + added, spi, added, dead)
 
-    def issue(
-        self, verified: VerifiedRegistration, allocator: Allocator, *, now: float
-    ) -> Issued:
+    def issue(self, verified: VerifiedRegistration, allocator: Allocator, *, now: float) -> Issued:
         """Fresh keys for every pair that was verified, stateful (PROTOCOL 7.1)."""
         seed = Secret(self._entropy(SEED_OCTETS))
         associations = tuple(
-            self._make_association(verified, pair, seed, allocator, now)
-            for pair in verified.pairs
+            self._make_association(verified, pair, seed, allocator, now) for pair in verified.pairs
         )
         wrapping = None
         if associations and verified.fa_public_key is not None:
@@ -172,9 +169,7 @@ class KeyDistributionCenter:
         return self._entropy(8)
 
 
-def _home_address(
-    verified: VerifiedRegistration, allocator: Allocator, now: float
-) -> IPv4Address:
+def _home_address(verified: VerifiedRegistration, allocator: Allocator, now: float) -> IPv4Address:
     """The record's own, or a dynamic one: kept by a renewal, fresh at another FA (section 3)."""
     record = verified.record
     if record.home_address_kind is not HomeAddressKind.DYNAMIC:

@@ -30,7 +30,7 @@ class RoamkeyError(Exception):
 
 
 class LocalError(RoamkeyError):
-    """Our own side asked for something impossible: a bug or a configuration, never a peer's fault."""
+    """Our own side asked for something impossible: a bug or a configuration, no peer's fault."""
 
 
 class RemoteError(RoamkeyError):

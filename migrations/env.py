@@ -2,13 +2,19 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 from alembic import context
 from sqlalchemy import Connection, text
 
 from kdc.store.schema import metadata
 
 _ADVISORY_LOCK = 0x726F616D  # "roam": one migration at a time in one database
-_OPTIONS = {"target_metadata": metadata, "compare_type": True, "transaction_per_migration": True}
+_OPTIONS: dict[str, Any] = {
+    "target_metadata": metadata,
+    "compare_type": True,
+    "transaction_per_migration": True,
+}
 
 
 def _include_object(

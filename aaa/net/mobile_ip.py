@@ -27,7 +27,7 @@ class MobileIpSocket:
     ) -> AsyncIterator[MobileIpSocket]:
         """Raises `OSError` if no socket can be bound."""
         self = cls(foreign_agent)
-        wildcard = "::" if ":" in foreign_agent[0] else "0.0.0.0"
+        wildcard = "::" if ":" in foreign_agent[0] else "0.0.0.0"  # noqa: S104 - the route decides
         self._endpoint = UdpEndpoint.open(bind or (wildcard, 0), self._on_batch)
         try:
             yield self

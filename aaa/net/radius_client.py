@@ -114,7 +114,7 @@ class RadiusClient:
                 return source
         if len(sources) >= MAXIMUM_SOURCE_SOCKETS:
             raise Unavailable("too many requests outstanding")
-        host = self._bind_host or ("::" if ":" in address[0] else "0.0.0.0")
+        host = self._bind_host or ("::" if ":" in address[0] else "0.0.0.0")  # noqa: S104
         try:
             endpoint = UdpEndpoint.open(
                 (host, 0), lambda batch: self._on_batch(source, address, batch)
@@ -133,7 +133,7 @@ class RadiusClient:
 
     def _transmit(self, source: _Source, pending: _Pending) -> None:
         source.endpoint.send_many([(pending.octets, pending.server.address)])
-        delay_s = pending.server.timeout_s * (1 + random.uniform(-_JITTER, _JITTER))
+        delay_s = pending.server.timeout_s * (1 + random.uniform(-_JITTER, _JITTER))  # noqa: S311
         loop = asyncio.get_running_loop()
         pending.timer = loop.call_later(delay_s, self._on_timeout, source, pending)
 

@@ -1,8 +1,8 @@
 """A non-blocking UDP socket that drains itself: one callback for all datagrams that were waiting.
 
-asyncio's datagram transport makes one callback for each datagram, at 2.5 times the cost; nothing here
-knows what the octets mean.  Bind to single addresses: an answer leaves from the wildcard address by
-whatever the routing table says, which on a host of several addresses is not where the request went.
+asyncio's datagram transport makes one callback for each datagram, at 2.5 times the cost; nothing
+here knows what the octets mean.  Bind to single addresses: an answer from the wildcard address
+leaves by whatever the routing table says, not always from where the request went.
 """
 
 from __future__ import annotations

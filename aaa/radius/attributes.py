@@ -1,7 +1,7 @@
 """Attributes of RADIUS <-> the values of one exchange (PROTOCOL section 9).
 
-Octets of a packet and its signatures are aaa.radius.packet's; what the values mean for a decision is
-for the roles.  Every decoder here is total: a value or `MalformedPacket`.
+Octets of a packet and its signatures are aaa.radius.packet's; what the values mean for a decision
+is for the roles.  Every decoder here is total: a value or `MalformedPacket`.
 """
 
 from __future__ import annotations
@@ -182,7 +182,7 @@ def encode_access_request(request: AccessRequest, vendor_id: int) -> Attributes:
 
 
 def decode_access_request(request: VerifiedRequest, vendor_id: int) -> AccessRequest:
-    """What the Access-Request asserts; raises `MalformedPacket` for missing, doubled, foreign things."""
+    """What the Access-Request asserts; `MalformedPacket` for missing, doubled, foreign things."""
     if request.code != ACCESS_REQUEST:
         raise MalformedPacket("not an Access-Request")
     values = _group(request.attributes)

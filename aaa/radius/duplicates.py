@@ -40,7 +40,7 @@ class _Entry:
 
 
 class DuplicateTable:
-    """At most `maximum_entries`; answers are kept for `answered_for_s`.  `now` is monotonic, in s."""
+    """At most `maximum_entries`; answers are kept for `answered_for_s`.  `now` is monotonic."""
 
     __slots__ = ("_answered", "_answered_for_s", "_in_progress", "_maximum_entries")
 
@@ -82,7 +82,7 @@ class DuplicateTable:
         return Standing.NEW
 
     def answer(self, key: RequestKey, authenticator: bytes, response: bytes, now: float) -> bool:
-        """Keeps the response; False if the client has abandoned the request: then nothing is sent."""
+        """Keeps the response; False if the client has abandoned the request: send nothing then."""
         entry = self._in_progress.get(key)
         if entry is None or entry.authenticator != authenticator:
             return False

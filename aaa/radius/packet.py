@@ -1,8 +1,9 @@
-"""RADIUS packets: octets <-> code, identifier, authenticator and raw attributes, and their signatures.
+"""RADIUS packets: octets <-> code, identifier, authenticator, raw attributes and signatures.
 
-What an attribute means is aaa.radius.attributes' affair.  This is the only module that imports pyrad:
-it gives the dictionary and named values; the direct codec beside it is for the hot path (pyrad's
-decode, verify and reply cost about five times as much) and is held to pyrad's octets by a test.
+What an attribute means is aaa.radius.attributes' affair.  This is the only module that imports
+pyrad: it gives the dictionary and named values; the direct codec beside it is for the hot path
+(pyrad's decode, verify and reply cost about five times as much) and is held to pyrad's octets by
+a test.
 """
 
 from __future__ import annotations
@@ -15,8 +16,8 @@ from functools import lru_cache
 from importlib import resources
 from typing import TYPE_CHECKING, Final
 
-from pyrad.dictionary import Dictionary  # type: ignore[import-untyped]
-from pyrad.packet import Packet as PyradPacket  # type: ignore[import-untyped]
+from pyrad.dictionary import Dictionary
+from pyrad.packet import Packet as PyradPacket
 
 from aaa.radius.errors import BadAuthenticator, MalformedPacket
 from kdc.errors import LocalError
@@ -247,7 +248,7 @@ def proxy_states(attributes: Iterable[Attribute]) -> tuple[bytes, ...]:
 
 @lru_cache(maxsize=4)
 def load_dictionary(vendor_id: int = DEFAULT_VENDOR_ID) -> Dictionary:
-    """pyrad's dictionary of all attributes used here, those of Roamkey under `vendor_id`."""
+    """Pyrad's dictionary of all attributes used here, those of Roamkey under `vendor_id`."""
     dictionary = Dictionary()
     folder = resources.files("aaa.radius")
     for name in ("dictionary.rfc", "dictionary.roamkey"):

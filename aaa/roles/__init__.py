@@ -1,1 +1,1 @@
-"""One pure file for each party: no I/O, no clock, no entropy of its own, no knowledge of another."""
+"""One pure file for each party: no I/O, no clock, no entropy of its own, none of the others."""

@@ -1,7 +1,7 @@
-"""The foreign AAA, a RADIUS proxy: which home server gets a request, and what may be asserted in it.
+"""The foreign AAA, a RADIUS proxy: which home gets a request, and what it may assert.
 
-Step 3 of the cycle (PROTOCOL sections 2 and 9).  Attributes come and go as (type, octets); what is not
-named here passes byte for byte.  Signatures, retransmission and sockets are for others.
+Step 3 of the cycle (PROTOCOL sections 2 and 9).  Attributes come and go as (type, octets); what
+is not named here passes byte for byte.  Signatures, retransmission and sockets are for others.
 """
 
 from __future__ import annotations

@@ -6,6 +6,7 @@ the caller hands in what arrived and sends what comes out.
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Callable, Hashable
 from dataclasses import dataclass, field
 from ipaddress import IPv4Address
@@ -119,9 +120,7 @@ class Delivery:
 class ForeignAgent:
     """The state of one FA: its keys and its outstanding requests."""
 
-    def __init__(
-        self, identity: FaIdentity, *, policy: frozenset[Suite] = DEFAULT_POLICY
-    ) -> None:
+    def __init__(self, identity: FaIdentity, *, policy: frozenset[Suite] = DEFAULT_POLICY) -> None:
         self.identity = identity
         self._policy = policy
         self._keys: tuple[FaKey, ...] = ()  # current first, then the previous one
@@ -129,9 +128,7 @@ class ForeignAgent:
 
     # --- keys (section 8) ---
 
-    def rotate_key(
-        self, *, now: float, entropy: Entropy, lifetime_s: int = KEY_LIFETIME_S
-    ) -> bool:
+    def rotate_key(self, *, now: float, entropy: Entropy, lifetime_s: int = KEY_LIFETIME_S) -> bool:
         """Makes the next key when it is time; True if a new advertisement has to go out.
 
         The previous key is kept 600 s after its last advertisement, which the new one replaces.
@@ -235,10 +232,8 @@ class ForeignAgent:
             identification=request[16:24],
         )
         realm = b""
-        try:
+        with contextlib.suppress(RemoteError):  # a header alone tells the MN as much
             realm = encode_realm(decode_request(request, self.identity.vendor_id).realm)
-        except RemoteError:
-            pass  # a header alone tells the MN as much
         return Delivery(header + realm, code, 0)
 
     def _relay_denial(self, relayed: Relayed, octets: bytes) -> Delivery:

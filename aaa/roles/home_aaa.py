@@ -38,5 +38,3 @@ def admit(
     if home_agent not in home_agents:
         return AccessReject(DENIED_UNKNOWN_HOME_AGENT)
     return Admitted(access, peer, home_agent)
-
-

@@ -158,8 +158,7 @@ def open_request(
         raise AuthenticationFailed("not authenticated")
     seal, header, part = Seal(keys.seal_request), request.fixed_header, request.part
     opened = {
-        kind: open_extension(seal, extension, header)
-        for kind, extension in part.extensions.items()
+        kind: open_extension(seal, extension, header) for kind, extension in part.extensions.items()
     }
     return OpenedRequest(
         structured=structured,
@@ -248,9 +247,7 @@ class HomeAgent:
         challenge: bool = False,
     ) -> Deny:
         record = opened.record
-        return Deny(
-            opened, code, digest, last_seen or record.last_seen, record.rounds, challenge
-        )
+        return Deny(opened, code, digest, last_seen or record.last_seen, record.rounds, challenge)
 
     @staticmethod
     def _serves_duplicate(opened: OpenedRequest) -> bool:

@@ -88,7 +88,11 @@ def build_reply(
     if not issued.associations:
         return BuiltReply(to_mn, None)
     infos = [*names, _sa(issued, Pair.FA_HA), _sa(issued, Pair.MN_FA), *address]
-    return _add_fa_part(opened, to_mn, header, infos, issued.wrapping_key, fa_public_key, policy)
+    if (issued.wrapping_key is None) != (fa_public_key is None):
+        raise LocalError("a wrapping key without the key that it is for, or the other way round")
+    return _add_fa_part(
+        opened, to_mn, infos, issued.wrapping_key, fa_public_key, vendor_id=policy.vendor_id
+    )
 
 
 def _sa(issued: Issued, pair: Pair) -> tuple[Kind, bytes]:
@@ -130,16 +134,15 @@ def _seal_for_mn(
 def _add_fa_part(
     opened: OpenedRequest,
     to_mn: bytes,
-    header: bytes,
     infos: list[tuple[Kind, bytes]],
     wrapping_key: WrappingKey | None,
     fa_public_key: FaPublicKey | None,
-    policy: HomeAgentPolicy,
+    *,
+    vendor_id: int,
 ) -> BuiltReply:
     """The FA's extensions behind the MHAE, the Transcript last (PROTOCOL sections 3 and 8)."""
     access = opened.structured.access
-    if (wrapping_key is None) != (fa_public_key is None):
-        raise LocalError("a wrapping key without the key that it is for, or the other way round")
+    header = to_mn[: numbers.REPLY_HEADER_OCTETS]
     seal = Seal(wrapping_key.w) if wrapping_key else None
     spi = fa_public_key.spi if fa_public_key else 0
 
@@ -148,7 +151,7 @@ def _add_fa_part(
             return Extension(kind, 0, info)
         return seal_extension(seal, kind=kind, spi=spi, info=info, fixed_header=header)
 
-    between = encode_part(policy.vendor_id, [], [extension(*info) for info in infos])
+    between = encode_part(vendor_id, [], [extension(*info) for info in infos])
     bound = transcript(
         request=access.registration_request,
         attribute_3=fa_public_key.octets if fa_public_key else b"",
@@ -157,7 +160,7 @@ def _add_fa_part(
         reply_to_mhae=to_mn,
         between=between,
     )
-    last = encode_part(policy.vendor_id, [], [extension(numbers.TRANSCRIPT, bound)])
+    last = encode_part(vendor_id, [], [extension(numbers.TRANSCRIPT, bound)])
     wrapped = None
     if wrapping_key is not None and fa_public_key is not None:
         wrapped = wrap(
@@ -197,7 +200,7 @@ def build_denial(
     return _seal_for_mn(opened, header, infos, clear, policy)
 
 
-def build_accept(
+def build_accept(  # noqa: PLR0913 - one argument for each attribute
     opened: OpenedRequest,
     issued: Issued,
     reply: BuiltReply,
@@ -215,9 +218,9 @@ def build_accept(
     )
     return AccessAccept(
         user_name=alias_nai(issued.alias, policy.realm),
-        chargeable_user_identity=hmac.digest(
-            cui_key.reveal(), _CUI_LABEL + identity, "sha256"
-        ).hex().encode(),
+        chargeable_user_identity=hmac.digest(cui_key.reveal(), _CUI_LABEL + identity, "sha256")
+        .hex()
+        .encode(),
         class_id=issued.class_id,
         session_timeout_s=issued.lifetime_s or None,
         registration_reply=reply.registration_reply,

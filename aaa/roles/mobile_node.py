@@ -29,7 +29,6 @@ from kdc.model import (
     Mode,
     Nai,
     Pair,
-    Secret,
     SecurityAssociation,
     Suite,
 )
@@ -132,7 +131,7 @@ class HintFromFa:
 Answer = Registered | Deregistered | DeniedByHome | HintFromFa
 
 
-def build_request(
+def build_request(  # noqa: PLR0913 - one argument for each extension
     state: MobileNodeState,
     heard: Heard,
     *,
@@ -332,9 +331,7 @@ class _Opener:
     def _learned_offset(self, state: MobileNodeState) -> MobileNodeState:
         """133: an offset, not the clock (section 3); the last Identification goes back."""
         home = Identification.extend(self._reply.identification, self._now)
-        return dataclasses.replace(
-            state, offset_s=home.unix - int(self._now), last=state.answered
-        )
+        return dataclasses.replace(state, offset_s=home.unix - int(self._now), last=state.answered)
 
     def _denial(self) -> DeniedByHome:
         status = self._reply.part.find(numbers.STATUS)

@@ -1,0 +1,1 @@
+"""One thin file for each process: it loads, decides, commits, sends."""

@@ -1,4 +1,4 @@
-"""The process `aaa foreign`: a RADIUS proxy between foreign agents and the homes of their visitors."""
+"""The process `aaa foreign`: a RADIUS proxy between foreign agents and their visitors' homes."""
 
 from __future__ import annotations
 
@@ -94,9 +94,7 @@ class ForeignServer:
         """To the home and back; without an authentic reply nothing is said to the agent."""
         secret, server = self._servers[forward.server.peer]
         try:
-            reply = await self._client.exchange(
-                ACCESS_REQUEST, forward.attributes, secret, server
-            )
+            reply = await self._client.exchange(ACCESS_REQUEST, forward.attributes, secret, server)
             attributes = on_reply(reply.attributes, forward)
         except (NoAnswer, Unavailable):
             self._counters.add(NO_ANSWER)

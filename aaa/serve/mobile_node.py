@@ -152,7 +152,7 @@ async def exchange(
     raise NoReply(hint)
 
 
-async def register_once(
+async def register_once(  # noqa: PLR0913 - those of build_request
     link: MobileIpSocket,
     file: StateFile,
     heard: Heard,
@@ -177,9 +177,7 @@ async def register_once(
             vendor_id=vendor_id,
         )
         file.store(state)
-        state, answer = await exchange(
-            link, state, pending, retransmission, vendor_id=vendor_id
-        )
+        state, answer = await exchange(link, state, pending, retransmission, vendor_id=vendor_id)
         file.store(state)
         again = isinstance(answer, DeniedByHome) and answer.code == DENIED_IDENTIFICATION
         if not again or attempt == MAXIMUM_TRIES:

@@ -122,9 +122,7 @@ class RadiusServer:
 
     def respond(self, transaction: Transaction, code: int, attributes: Attributes) -> None:
         # Step 10
-        octets = encode_response(
-            code, transaction.request, attributes, transaction.client.secret
-        )
+        octets = encode_response(code, transaction.request, attributes, transaction.client.secret)
         kept = self.duplicates.answer(
             transaction.key, transaction.request.authenticator, octets, self._monotonic()
         )

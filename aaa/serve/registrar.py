@@ -156,9 +156,7 @@ class Registrar:
 def _named_key(opened: OpenedRequest) -> FaPublicKey:
     """The attribute 3 that FK names; the channel binding has found it."""
     return next(
-        key
-        for key in opened.structured.fa_public_keys
-        if fingerprint(key.octets) == opened.fk
+        key for key in opened.structured.fa_public_keys if fingerprint(key.octets) == opened.fk
     )
 
 

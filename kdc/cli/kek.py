@@ -1,4 +1,4 @@
-"""`kdc kek`: the key-encryption key, a file of its own that is backed up apart from the database."""
+"""`kdc kek`: the key-encryption key, a file that is backed up apart from the database."""
 
 from __future__ import annotations
 

@@ -8,13 +8,11 @@ from pathlib import Path
 from typing import Annotated
 
 import typer
-from sqlalchemy import Connection
-from sqlalchemy.exc import SQLAlchemyError
 
 from kdc.config import KdcSettings, load_kdc
 from kdc.model import Secret
-from kdc.store import CannotStart, migrate
-from kdc.store.database import administration, database
+from kdc.store import migrate
+from kdc.store.database import Connection, administration, database
 from kdc.store.keyring import Keyring, read_kek
 
 ConfigOption = Annotated[
@@ -29,11 +27,7 @@ def opened(config: Path) -> Iterator[tuple[KdcSettings, Connection, Secret]]:
     settings = load_kdc(config)
     kek = read_kek(settings.database.kek_file)
     with database(settings.database) as conninfo, administration(conninfo) as connection:
-        try:
-            yield settings, connection, kek
-        except SQLAlchemyError as error:
-            reason = str(getattr(error, "orig", None) or type(error).__name__)
-            raise CannotStart(f"the database refused: {reason.splitlines()[0]}") from None
+        yield settings, connection, kek
 
 
 @contextmanager

@@ -36,7 +36,7 @@ NaiArgument = Annotated[str, typer.Argument(metavar="NAI", help="such as alice@h
 
 
 @app.command()
-def add(  # noqa: PLR0913 - one option each
+def add(  # noqa: PLR0913, PLR0917 - one option each
     nai: NaiArgument,
     config: ConfigOption,
     kind: Annotated[HomeAddressKind, typer.Option("--home-address-kind")] = HomeAddressKind.HIDDEN,
@@ -57,8 +57,7 @@ def add(  # noqa: PLR0913 - one option each
         names = [name]
         if count > 1:
             names = [
-                Nai.parse(f"{name.user}{number:06d}@{name.realm}")
-                for number in range(1, count + 1)
+                Nai.parse(f"{name.user}{number:06d}@{name.realm}") for number in range(1, count + 1)
             ]
         batch = [
             Subscription(
@@ -180,5 +179,3 @@ def _set_status(nai: str, config: ConfigOption, status: str) -> None:
     with keyed(config) as (_, connection, _keyring):
         subscribers.set_status(connection, _nai(nai), status)
     out.print(f"{nai}: {status}")
-
-

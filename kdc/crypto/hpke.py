@@ -48,9 +48,7 @@ def fingerprint(attribute_3: bytes) -> bytes:
     return hashlib.sha256(attribute_3).digest()[:16]
 
 
-def wrap(
-    w: Secret, *, ephemeral: Secret, public_key: bytes, spi: int, fa_nai: Nai
-) -> bytes:
+def wrap(w: Secret, *, ephemeral: Secret, public_key: bytes, spi: int, fa_nai: Nai) -> bytes:
     """Attribute 4: SPI(4) | enc(32) | ct(80), 116 octets."""
     own = X25519Key.of(ephemeral)
     shared = _kem_secret(ephemeral, public_key, own.public_key, public_key)
@@ -75,9 +73,7 @@ def unwrap(attribute_4: bytes, *, key: X25519Key, spi: int, fa_nai: Nai) -> Secr
 
 
 def _info(spi: int, fa_nai: Nai) -> bytes:
-    return (
-        _INFO_LABEL + spi.to_bytes(4, "big") + bytes((len(fa_nai.octets),)) + fa_nai.octets
-    )
+    return _INFO_LABEL + spi.to_bytes(4, "big") + bytes((len(fa_nai.octets),)) + fa_nai.octets
 
 
 def _kem_secret(private_key: Secret, peer: bytes, enc: bytes, recipient: bytes) -> bytes:

@@ -83,7 +83,12 @@ class RowSeal:
 
     def _associated(self, column: str, row: int, owner: int) -> bytes:
         return b"%b|%b|%d|%d|%d|%d" % (
-            _ROW_LABEL, column.encode(), row, owner, ALGORITHM, self.key_id
+            _ROW_LABEL,
+            column.encode(),
+            row,
+            owner,
+            ALGORITHM,
+            self.key_id,
         )
 
 

@@ -1,4 +1,4 @@
-"""From `[database]` of the configuration to connections: a given PostgreSQL, or the embedded one."""
+"""From `[database]` to connections: a given PostgreSQL, or the embedded one."""
 
 from __future__ import annotations
 
@@ -8,6 +8,7 @@ from pathlib import Path
 
 import psycopg
 from sqlalchemy import Connection, create_engine
+from sqlalchemy.exc import SQLAlchemyError
 
 from kdc.config import EMBEDDED, DatabaseSettings
 from kdc.store.embedded import EmbeddedServer
@@ -40,6 +41,10 @@ def administration(conninfo: str) -> Iterator[Connection]:
     try:
         with engine.connect() as connection:
             yield connection
+    except SQLAlchemyError as error:
+        # The first line names the rule that was broken; the rest would quote values.
+        reason = str(getattr(error, "orig", None) or type(error).__name__).strip()
+        raise CannotStart(f"the database refused: {reason.splitlines()[0]}") from None
     finally:
         engine.dispose()
 
@@ -52,3 +57,6 @@ def _connect(conninfo: str) -> psycopg.Connection[tuple[object, ...]]:
             f"the database is not reachable: {str(error).strip().splitlines()[0]};"
             " expected a running PostgreSQL at database.url"
         ) from None
+
+
+__all__ = ["Connection", "administration", "database"]

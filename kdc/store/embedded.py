@@ -215,7 +215,7 @@ class EmbeddedServer:
                 stderr=log,
                 cwd="/",
                 start_new_session=True,  # a Ctrl-C is for us; we stop it in order
-                preexec_fn=_die_with_parent(os.getpid()),
+                preexec_fn=_die_with_parent(os.getpid()),  # noqa: PLW1509 - before any thread
                 **self._identity.arguments,
             )
 

@@ -15,7 +15,7 @@ from ipaddress import IPv4Network
 from typing import Any, Final
 
 import psycopg
-from psycopg import AsyncConnection, errors
+from psycopg import AsyncConnection, errors, sql
 from psycopg_pool import AsyncConnectionPool, PoolTimeout
 
 from kdc.config import DatabaseSettings
@@ -180,9 +180,7 @@ class Store:
 
     # --- step 8 ---
 
-    async def commit(
-        self, changes: Sequence[RecordChange], *, clock: float
-    ) -> list[CommitResult]:
+    async def commit(self, changes: Sequence[RecordChange], *, clock: float) -> list[CommitResult]:
         """One transaction for all; each item is committed or in conflict, by itself.
 
         Raises `SpiTaken` and `DatabaseUnavailable` (nothing was committed) or `CommitUnknown`.
@@ -290,16 +288,18 @@ async def _truncate_expired(connection: Connection, clock: float) -> None:
     for slot in range(FIRST_SLOT, FIRST_SLOT + SLOTS):
         if slot in in_use:
             continue
-        name = partition_of(slot)
+        name = sql.Identifier(partition_of(slot))
         async with connection.transaction():
             await connection.execute("SET LOCAL lock_timeout = '200ms'")
             cursor = await connection.execute(
-                f"SELECT EXISTS (SELECT 1 FROM {name}), EXISTS"
-                f" (SELECT 1 FROM {name} WHERE expires_at > clock_timestamp())"
+                sql.SQL(
+                    "SELECT EXISTS (SELECT 1 FROM {name}), EXISTS"
+                    " (SELECT 1 FROM {name} WHERE expires_at > clock_timestamp())"
+                ).format(name=name)
             )
             row = await cursor.fetchone()
             if row is not None and row[0] and not row[1]:
-                await connection.execute(f"TRUNCATE {name}")
+                await connection.execute(sql.SQL("TRUNCATE {}").format(name))
 
 
 @contextmanager

@@ -92,4 +92,3 @@ class Keyring:
         """Erases what would still open outcomes that nobody may read any more."""
         for old in [known for known in self._outcome_epochs if known < epoch]:
             self._seals.pop(self._outcome_epochs.pop(old), None)
-

@@ -70,9 +70,7 @@ def record_kek(
         progress("key-encryption key: the recorded one")
         return
     connection.execute(
-        insert(key_encryption_keys).values(
-            version=KEK_VERSION, check_value=kek_check_value(kek)
-        )
+        insert(key_encryption_keys).values(version=KEK_VERSION, check_value=kek_check_value(kek))
     )
     for purpose in LASTING:
         connection.execute(
@@ -99,8 +97,7 @@ def require_current(connection: Connection) -> None:
     found, needed = current_revision(connection), newest_revision()
     if found != needed:
         raise SchemaMismatch(
-            f"the schema is at {found or 'none'}, this release needs {needed}:"
-            " run `kdc db upgrade`"
+            f"the schema is at {found or 'none'}, this release needs {needed}: run `kdc db upgrade`"
         )
 
 

@@ -1,7 +1,7 @@
 """Free SPIs and home addresses: drawn at random, asked for in one query, kept ready.
 
-Two nodes may draw the same number between asking and committing; the primary keys then refuse one of
-them (`SpiTaken`) and it draws again.  No lock is shared.
+Two nodes may draw the same number between asking and committing; the primary keys then refuse one
+of them (`SpiTaken`) and it draws again.  No lock is shared.
 """
 
 from __future__ import annotations
@@ -51,7 +51,9 @@ class Allocator:
         self._network = dynamic_addresses
         self._free: dict[int, deque[int]] = {}
 
-    async def reserve(self, *, key0: int, associations: Iterable[float], addresses: int = 0) -> None:
+    async def reserve(
+        self, *, key0: int, associations: Iterable[float], addresses: int = 0
+    ) -> None:
         """Makes sure that a batch finds what it needs; asks the database only when short.
 
         `associations` has the expiry of each SA (Unix seconds).  Raises what the database raises.

@@ -162,9 +162,7 @@ def write_changes(
     for change in changes:
         if change.registration is not None:
             registrations.append(_registration_row(change.record_id, change.registration))
-            associations += _association_rows(
-                change.record_id, change.registration, seal, entropy
-            )
+            associations += _association_rows(change.record_id, change.registration, seal, entropy)
     return [
         *_columns(records, 12),
         *_columns(registrations, 13),
@@ -275,4 +273,3 @@ def open_association_keys(
     if seal is None:
         raise RowSealBroken("a sealed column of an unknown data key")
     return seal.open(sealed, column=KEYS_COLUMN, row=spi, owner=record_id)
-

@@ -73,15 +73,11 @@ data_keys = Table(
     Column("id", BigInteger, Identity(always=True), primary_key=True),
     Column("purpose", Text, nullable=False),
     Column("epoch", BigInteger, nullable=False, server_default=text("0")),
-    Column(
-        "kek_version", Integer, ForeignKey("key_encryption_keys.version"), nullable=False
-    ),
+    Column("kek_version", Integer, ForeignKey("key_encryption_keys.version"), nullable=False),
     Column("wrapped", LargeBinary, nullable=False),
     Column("created_at", DateTime(timezone=True), nullable=False, server_default=_now),
     UniqueConstraint("purpose", "epoch"),
-    CheckConstraint(
-        "purpose IN ('record', 'association', 'outcome', 'identity')", name="purpose"
-    ),
+    CheckConstraint("purpose IN ('record', 'association', 'outcome', 'identity')", name="purpose"),
 )
 
 subscribers = Table(
@@ -103,9 +99,7 @@ subscribers = Table(
     UniqueConstraint("internal_name"),
     CheckConstraint("status IN ('active', 'suspended')", name="status"),
     CheckConstraint("home_address_kind IN ('hidden', 'static', 'dynamic')", name="kind"),
-    CheckConstraint(
-        "(home_address_kind = 'dynamic') = (home_address IS NULL)", name="address"
-    ),
+    CheckConstraint("(home_address_kind = 'dynamic') = (home_address IS NULL)", name="address"),
 )
 
 key0_records = Table(
@@ -145,9 +139,7 @@ key0_spis = Table(
     metadata,
     Column("spi", BigInteger, primary_key=True, autoincrement=False),
     Column("record_id", BigInteger, nullable=False),
-    CheckConstraint(
-        f"spi >= {KEY0_SPI_FIRST} AND spi < {ASSOCIATION_SPI_FIRST}", name="range"
-    ),
+    CheckConstraint(f"spi >= {KEY0_SPI_FIRST} AND spi < {ASSOCIATION_SPI_FIRST}", name="range"),
 )
 
 registrations = Table(

@@ -111,9 +111,7 @@ def _add_chunk(
         )
         spi_rows += [{"spi": spi, "record_id": record_id} for spi in own]
         enrolments.append(
-            Enrolment(
-                item.nai, key0, own, item.home_agent, item.home_agent_nai, item.nai.realm
-            )
+            Enrolment(item.nai, key0, own, item.home_agent, item.home_agent_nai, item.nai.realm)
         )
     connection.execute(insert(key0_records), records)
     connection.execute(insert(key0_spis), spi_rows)

@@ -123,8 +123,7 @@ def read_cvse(reader: Reader, vendor_id: int) -> tuple[int, Reader]:
 
 def encode_cvse(vendor_id: int, vendor_type: int, value: bytes) -> bytes:
     return (
-        _CVSE_FRAME.pack(numbers.CRITICAL_VENDOR, 0, 6 + len(value), vendor_id, vendor_type)
-        + value
+        _CVSE_FRAME.pack(numbers.CRITICAL_VENDOR, 0, 6 + len(value), vendor_id, vendor_type) + value
     )
 
 

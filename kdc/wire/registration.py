@@ -230,9 +230,7 @@ def encode_reply_header(
     )
 
 
-def decode_reply_for_fa(
-    octets: bytes, vendor_id: int, *, fa_spi: int | None
-) -> RegistrationReply:
+def decode_reply_for_fa(octets: bytes, vendor_id: int, *, fa_spi: int | None) -> RegistrationReply:
     """A reply as it comes in attribute 2; the FA's part is sealed under `fa_spi` (None: clear).
 
     Raises `Malformed` or `UnknownVendor`.

@@ -30,8 +30,10 @@ _TABLES = (
         created_at TIMESTAMP WITH TIME ZONE DEFAULT now() NOT NULL,
         CONSTRAINT pk_data_keys PRIMARY KEY (id),
         CONSTRAINT uq_data_keys_purpose UNIQUE (purpose, epoch),
-        CONSTRAINT ck_data_keys_purpose CHECK (purpose IN ('record', 'association', 'outcome', 'identity')),
-        CONSTRAINT fk_data_keys_kek_version FOREIGN KEY(kek_version) REFERENCES key_encryption_keys (version)
+        CONSTRAINT ck_data_keys_purpose CHECK
+            (purpose IN ('record', 'association', 'outcome', 'identity')),
+        CONSTRAINT fk_data_keys_kek_version FOREIGN KEY(kek_version)
+            REFERENCES key_encryption_keys (version)
     )
     """,
     """
@@ -53,7 +55,8 @@ _TABLES = (
         CONSTRAINT uq_subscribers_internal_name UNIQUE (internal_name),
         CONSTRAINT ck_subscribers_status CHECK (status IN ('active', 'suspended')),
         CONSTRAINT ck_subscribers_kind CHECK (home_address_kind IN ('hidden', 'static', 'dynamic')),
-        CONSTRAINT ck_subscribers_address CHECK ((home_address_kind = 'dynamic') = (home_address IS NULL)),
+        CONSTRAINT ck_subscribers_address CHECK
+            ((home_address_kind = 'dynamic') = (home_address IS NULL)),
         CONSTRAINT uq_subscribers_folded_nai UNIQUE (folded_nai)
     )
     """,
@@ -84,7 +87,8 @@ _TABLES = (
         revision BIGINT DEFAULT 0 NOT NULL,
         CONSTRAINT pk_key0_records PRIMARY KEY (id),
         CONSTRAINT ck_key0_records_unspent CHECK (cardinality(unspent) <= 4),
-        CONSTRAINT fk_key0_records_subscriber_id FOREIGN KEY(subscriber_id) REFERENCES subscribers (id),
+        CONSTRAINT fk_key0_records_subscriber_id FOREIGN KEY(subscriber_id)
+            REFERENCES subscribers (id),
         CONSTRAINT fk_key0_records_data_key_id FOREIGN KEY(data_key_id) REFERENCES data_keys (id),
         CONSTRAINT uq_key0_records_dynamic_address UNIQUE (dynamic_address)
     ) WITH (fillfactor = 70)
@@ -119,7 +123,8 @@ _TABLES = (
     )
     """,
     """
-    CREATE UNIQUE INDEX uq_registrations_identification ON registrations (record_id, identification_second, identification_low)
+    CREATE UNIQUE INDEX uq_registrations_identification ON registrations
+        (record_id, identification_second, identification_low)
     """,
     """
     CREATE TABLE associations (

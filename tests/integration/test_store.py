@@ -52,9 +52,7 @@ def provision(postgres: PostgresServer, database_name: str) -> Provision:
                 )
                 for _ in range(count)
             ]
-            return list(
-                provisioning.add(connection, batch, keyring, entropy=secrets.token_bytes)
-            )
+            return list(provisioning.add(connection, batch, keyring, entropy=secrets.token_bytes))
 
     return add
 
@@ -319,9 +317,7 @@ async def test_a_stopped_database_is_unavailable_in_time_and_comes_back(
     server.start()
     try:
         with administration(server.conninfo) as connection:
-            migrate.upgrade(
-                connection, postgres.kek, entropy=secrets.token_bytes, progress=print
-            )
+            migrate.upgrade(connection, postgres.kek, entropy=secrets.token_bytes, progress=print)
         url = f"postgresql:///postgres?host={server.socket_folder}&user=roamkey"
         settings = postgres.settings("unused", url=url)
         async with Store.opened(settings, entropy=secrets.token_bytes) as own:

@@ -95,9 +95,7 @@ class MemoryStore:
             after["registered_until"] = now + registration.lifetime_s
         elif change.deregistration:
             after.update(current_fa=None, current_home_address=None, registered_until=None)
-        self.stored = StoredRecord(
-            dataclasses.replace(record, **after), self.stored.key0, outcome
-        )
+        self.stored = StoredRecord(dataclasses.replace(record, **after), self.stored.key0, outcome)
 
 
 class MemoryHome:
@@ -128,9 +126,7 @@ class MemoryHome:
                 return Settled(admitted, None, None)
             structured = read_request(access, vendor_id=self.policy.vendor_id)
             stored = self.store.find(structured.request.mhae.spi)
-            settled = self.registrar.settle(
-                structured, stored, peer, self.allocator, now=now
-            )
+            settled = self.registrar.settle(structured, stored, peer, self.allocator, now=now)
         except RemoteError as error:
             return Settled(AccessReject(error.reply_code), None, None)
         if settled.change is not None:

@@ -23,9 +23,7 @@ from kdc.wire.advertisement import FaPublicKey
 from tests.protocol.world import VISITED, World, replaced
 
 
-def _accept(
-    world: World, pending: Pending, octets: bytes
-) -> tuple[MobileNodeState, object]:
+def _accept(world: World, pending: Pending, octets: bytes) -> tuple[MobileNodeState, object]:
     return accept_reply(world.node, pending, octets, now=world.now)
 
 
@@ -69,8 +67,8 @@ def test_renewal_makes_new_keys_and_deregistration_ends_them() -> None:
     accept, delivery = world.accepted(agent, pending)
     assert accept.session_timeout_s is None and accept.fa_wrapped_key is None
     assert delivery.associations == ()
-    world.node, answer = _accept(world, pending, delivery.octets)
-    assert isinstance(answer, Deregistered)
+    world.node, ended = _accept(world, pending, delivery.octets)
+    assert isinstance(ended, Deregistered)
     assert world.store.record.current_fa is None
 
 
@@ -95,9 +93,7 @@ def test_a_stale_clock_is_set_right_by_one_denial() -> None:
     relayed = world.relay(agent, pending.octets)
     delivery = world.deliver(agent, relayed, world.ask_home(relayed))
     assert delivery.code == 133
-    node, answer = accept_reply(
-        world.node, pending, delivery.octets, now=world.now - 3600
-    )
+    node, _ = accept_reply(world.node, pending, delivery.octets, now=world.now - 3600)
     assert node.offset_s == 3600 and node.last is None
     world.node = node
     world.now -= 3600

@@ -80,9 +80,7 @@ def test_a_recorded_request_has_one_outcome_whenever_it_is_replayed() -> None:
         pending = world.request(world.agents[visit % 2])
         _, delivery = world.accepted(world.agents[visit % 2], pending)
         if world.rng.random() >= LOST_REPLIES:
-            world.node, _ = accept_reply(
-                world.node, pending, delivery.octets, now=world.now
-            )
+            world.node, _ = accept_reply(world.node, pending, delivery.octets, now=world.now)
         replayed = world.ask_home(relayed)
         assert isinstance(replayed, AccessReject)
         outcomes.add(replayed)

@@ -62,12 +62,8 @@ class World:
         key0 = Secret(self.rng.randbytes(32))
         spis = tuple(self.allocator.take_key0() for _ in range(1 if self.static else 4))
         address = None if self.kind is HomeAddressKind.DYNAMIC else IPv4Address("10.1.2.3")
-        record = new_record(
-            spis=spis, static=self.static, kind=self.kind, home_address=address
-        )
-        self.policy = HomeAgentPolicy(
-            HOME_AGENT, Nai.parse("ha1@home.example"), "home.example"
-        )
+        record = new_record(spis=spis, static=self.static, kind=self.kind, home_address=address)
+        self.policy = HomeAgentPolicy(HOME_AGENT, Nai.parse("ha1@home.example"), "home.example")
         self.store = MemoryStore(record, key0)
         self.home = MemoryHome(
             self.store,
@@ -112,9 +108,7 @@ class World:
         assert isinstance(relayed, Relayed)
         return relayed
 
-    def ask_home(
-        self, relayed: Relayed, tamper: Tamper = lambda access: access
-    ) -> AccessResponse:
+    def ask_home(self, relayed: Relayed, tamper: Tamper = lambda access: access) -> AccessResponse:
         """Steps 4 to 10, with what a proxy on the way makes of the request."""
         return self.home.handle(tamper(relayed.access), VISITED, self.now).response
 

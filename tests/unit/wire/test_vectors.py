@@ -5,7 +5,12 @@ from __future__ import annotations
 import pytest
 
 from kdc.crypto.hpke import fingerprint
-from kdc.crypto.key0 import authenticate, derive_direction_key, derive_exchange_keys, derive_mfae_key
+from kdc.crypto.key0 import (
+    authenticate,
+    derive_direction_key,
+    derive_exchange_keys,
+    derive_mfae_key,
+)
 from kdc.crypto.seal import Seal, bucket_of, pad
 from kdc.errors import LocalError, RemoteError
 from kdc.model import DEFAULT_VENDOR_ID, Mode, Nai, Pair, Secret, Suite
@@ -70,11 +75,9 @@ def test_padding(vector: Vector) -> None:
         with pytest.raises(LocalError):
             bucket_of(given["data_length"])
     else:
+        seal, header = Seal(Secret(octets(given["key"]))), octets(given["fixed_header"])
         with pytest.raises(RemoteError) as refused:
-            extension = _read(octets(given["value"]))
-            open_extension(
-                Seal(Secret(octets(given["key"]))), extension, octets(given["fixed_header"])
-            )
+            open_extension(seal, _read(octets(given["value"])), header)
         assert refused.value.reply_code == vector["refuse"]["code"]
 
 

@@ -1,0 +1,1 @@
+"""RADIUS as octets and values; no socket, no decision."""
