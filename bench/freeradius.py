@@ -66,8 +66,7 @@ CREATE TABLE association (
 """
 
 _VALUES: Final = (
-    "(%{control:Tmp-Integer-0}, {pair}, '\\\\\\\\x%{md5:{pair} %{User-Name}}',"
-    " '%{NAS-IP-Address}', 1800)"
+    "(%{control:Tmp-Integer-0}, {pair}, '%{randstr:hhhhhhhhhhhhhhhh}', '%{NAS-IP-Address}', 1800)"
 )
 
 _CONFIGURATION: Final = """
@@ -104,6 +103,9 @@ thread pool {
     auto_limit_acct = no
 }
 modules {
+    always reject {
+        rcode = reject
+    }
     expr {
     }
     sql {

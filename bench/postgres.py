@@ -37,11 +37,11 @@ class Postgres:
     server: Server
 
     def conninfo(self, database: str) -> str:
-        """Libpq's keyword form."""
+        """libpq's keyword form."""
         return f"host={self.socket_folder} user={USER} dbname={database}"
 
     def url(self, database: str) -> str:
-        """Libpq's URL form."""
+        """libpq's URL form."""
         return f"postgresql://{USER}@/{database}?host={quote(str(self.socket_folder), safe='')}"
 
     def create_database(self, database: str) -> None:

@@ -11,13 +11,14 @@ from dataclasses import dataclass
 from ipaddress import IPv4Address
 from typing import Final, Protocol
 
-from kdc.crypto.hpke import W_OCTETS
+from kdc.crypto.hpke import W_OCTETS, wrap
 from kdc.crypto.key0 import KEY0_OCTETS, derive_exchange_keys
 from kdc.model import (
     ExchangeKeys,
     HomeAddressKind,
     Identification,
     Mode,
+    Nai,
     Pair,
     Secret,
     key_octets,
@@ -36,6 +37,7 @@ from kdc.records import (
     VerifiedRegistration,
     WrappingKey,
 )
+from kdc.wire.advertisement import FaPublicKey, decode_fa_public_key
 
 Entropy = Callable[[int], bytes]
 WRAPPING_KEY_LIFETIME_S: Final = 600  # PROTOCOL section 8
@@ -71,18 +73,35 @@ class WrappingKeys:
         self._keys: dict[tuple[bytes, bytes], tuple[float, WrappingKey]] = {}
 
     def select(
-        self, fa_public_key: bytes, fa_nai: bytes, *, now: float, entropy: Entropy
+        self, fa_public_key: FaPublicKey, fa_nai: Nai, *, now: float, entropy: Entropy
     ) -> WrappingKey:
-        slot = (fa_public_key, fa_nai)
+        """The one in use for this key and name, or a fresh one."""
+        slot = (fa_public_key.octets, fa_nai.octets)
         made_at, key = self._keys.get(slot, (now, None))
         if key is not None and 0 <= now - made_at <= WRAPPING_KEY_LIFETIME_S:
             return key
         self._keys.pop(slot, None)
         if len(self._keys) >= _MAXIMUM_WRAPPING_KEYS:
             del self._keys[next(iter(self._keys))]
-        key = WrappingKey(Secret(entropy(W_OCTETS)), Secret(entropy(32)))
+        key = make_wrapping_key(
+            Secret(entropy(W_OCTETS)), Secret(entropy(32)), fa_public_key, fa_nai
+        )
         self._keys[slot] = (now, key)
         return key
+
+
+def make_wrapping_key(
+    w: Secret, ephemeral: Secret, fa_public_key: FaPublicKey, fa_nai: Nai
+) -> WrappingKey:
+    """W with its copy for the foreign agent; `ephemeral` is 32 random octets, used once."""
+    wrapped = wrap(
+        w,
+        ephemeral=ephemeral,
+        public_key=fa_public_key.public_key,
+        spi=fa_public_key.spi,
+        fa_nai=fa_nai,
+    )
+    return WrappingKey(w, wrapped)
 
 
 class KeyDistributionCenter:
@@ -125,8 +144,8 @@ class KeyDistributionCenter:
         wrapping = None
         if associations and verified.fa_public_key is not None:
             wrapping = self._wrapping_keys.select(
-                verified.fa_public_key,
-                verified.fa_nai.octets,
+                decode_fa_public_key(verified.fa_public_key),
+                verified.fa_nai,
                 now=now,
                 entropy=self._entropy,
             )

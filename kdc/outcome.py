@@ -20,7 +20,7 @@ _SECRET_LABEL: Final = b"roamkey secret v1"
 _KEYS_KIND: Final = b"\x00"
 SEED_OCTETS: Final = 32
 _W_OCTETS: Final = 64
-_EPHEMERAL_OCTETS: Final = 32
+_WRAPPED_OCTETS: Final = 116
 
 
 def derive_secret(seed: Secret, pair: Pair, spi: int, length_octets: int) -> Secret:
@@ -44,7 +44,7 @@ def encode_outcome(outcome: Issued | Denied) -> Secret:
         + outcome.home_address.packed
         + outcome.seed.reveal()
         + bytes((wrapping is not None,))
-        + (wrapping.w.reveal() + wrapping.ephemeral.reveal() if wrapping else b"")
+        + (wrapping.w.reveal() + wrapping.wrapped if wrapping else b"")
         + bytes((len(outcome.associations),))
         + b"".join(map(_encode_association, outcome.associations))
     )
@@ -61,9 +61,8 @@ def decode_outcome(sealed: Secret) -> Issued | Denied:
     home_address, seed = IPv4Address(reader.octets(4)), Secret(reader.octets(SEED_OCTETS))
     wrapping = None
     if reader.u8():
-        wrapping = WrappingKey(
-            Secret(reader.octets(_W_OCTETS)), Secret(reader.octets(_EPHEMERAL_OCTETS))
-        )
+        w = Secret(reader.octets(_W_OCTETS))
+        wrapping = WrappingKey(w, reader.octets(_WRAPPED_OCTETS))
     associations = tuple(_read_association(reader, seed) for _ in range(reader.u8()))
     reader.finish()
     return Issued(alias, class_id, lifetime_s, home_address, associations, wrapping, seed)

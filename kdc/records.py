@@ -147,10 +147,10 @@ class IssuedAssociation:
 
 @dataclass(frozen=True, slots=True)
 class WrappingKey:
-    """W for one foreign agent's key, and the ephemeral key that wraps it (PROTOCOL section 8)."""
+    """W for one foreign agent's key, and that key's copy of it (PROTOCOL section 8)."""
 
     w: Secret  # 64
-    ephemeral: Secret  # 32
+    wrapped: bytes  # attribute 4, 116 octets: made once, as it costs two exponentiations
 
 
 @dataclass(frozen=True, slots=True)

@@ -12,7 +12,6 @@ from ipaddress import IPv4Address
 
 from aaa.exchange import AccessAccept, AccessChallenge
 from aaa.roles.home_agent import HomeAgentPolicy, OpenedRequest
-from kdc.crypto.hpke import wrap
 from kdc.crypto.key0 import authenticate
 from kdc.crypto.seal import Seal
 from kdc.errors import (
@@ -161,15 +160,7 @@ def _add_fa_part(
         between=between,
     )
     last = encode_part(vendor_id, [], [extension(numbers.TRANSCRIPT, bound)])
-    wrapped = None
-    if wrapping_key is not None and fa_public_key is not None:
-        wrapped = wrap(
-            wrapping_key.w,
-            ephemeral=wrapping_key.ephemeral,
-            public_key=fa_public_key.public_key,
-            spi=fa_public_key.spi,
-            fa_nai=access.fa_nai,
-        )
+    wrapped = wrapping_key.wrapped if wrapping_key is not None else None
     return BuiltReply(to_mn + between + last, wrapped)
 
 

@@ -22,7 +22,7 @@ from kdc.records import UNSPENT_SPIS
 from kdc.store import CommitResult, CommitUnknown, DatabaseUnavailable, Loaded, SpiTaken, Store
 
 BATCH_REGISTRATIONS: Final = 256
-BATCHES_AT_ONCE: Final = 3
+BATCHES_AT_ONCE: Final = 2
 MAXIMUM_WAITING: Final = 8192
 MAXIMUM_CLOCK_ERROR_S: Final = 1.0  # PROTOCOL section 3: a node further off says 130
 _ATTEMPTS: Final = 4

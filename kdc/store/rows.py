@@ -30,7 +30,7 @@ LEFT JOIN LATERAL (
   FROM key0_spis AS k
   JOIN key0_records AS r ON r.id = k.record_id
   JOIN subscribers AS s ON s.id = r.subscriber_id
-  WHERE k.spi = ANY(%s::bigint[])
+  WHERE k.spi = ANY(%b::bigint[])
 ) AS f ON true
 """
 
@@ -38,14 +38,14 @@ LEFT JOIN LATERAL (
 COMMIT: Final = """
 WITH change AS (
   SELECT * FROM unnest(
-    %s::bigint[], %s::bigint[], %s::text[], %s::bigint[], %s::bigint[], %s::bigint[],
-    %s::smallint[], %s::text[], %s::bytea[], %s::bigint[], %s::bytea[], %s::boolean[]
+    %b::bigint[], %b::bigint[], %b::text[], %b::bigint[], %b::bigint[], %b::bigint[],
+    %b::smallint[], %b::text[], %b::bytea[], %b::bigint[], %b::bytea[], %b::boolean[]
   ) AS t(record_id, revision, unspent, last_spent, second, low, rounds, accepted_at,
          digest, outcome_key_id, sealed_outcome, ended)
 ), registration AS (
   SELECT * FROM unnest(
-    %s::bigint[], %s::bytea[], %s::bigint[], %s::bigint[], %s::text[], %s::text[], %s::text[],
-    %s::text[], %s::text[], %s::bytea[], %s::integer[], %s::text[], %s::text[]
+    %b::bigint[], %b::bytea[], %b::bigint[], %b::bigint[], %b::text[], %b::text[], %b::text[],
+    %b::text[], %b::text[], %b::bytea[], %b::integer[], %b::text[], %b::text[]
   ) AS t(record_id, class_id, second, low, fa_nai, nas_address, operator_realm, care_of,
          home_address, alias, lifetime_s, spis, dynamic_address)
 ), changed AS (
@@ -61,7 +61,7 @@ WITH change AS (
     current_registration = CASE WHEN c.ended THEN NULL
       ELSE coalesce(g.class_id, r.current_registration) END,
     previous_until = CASE WHEN g.class_id IS NULL THEN r.previous_until
-      ELSE clock_timestamp() + %s::float8 * interval '1 second' END,
+      ELSE clock_timestamp() + %b::float8 * interval '1 second' END,
     current_fa = CASE WHEN c.ended THEN NULL ELSE coalesce(g.fa_nai, r.current_fa) END,
     current_home_address = CASE WHEN c.ended THEN NULL
       ELSE coalesce(g.home_address::inet, r.current_home_address) END,
@@ -74,11 +74,11 @@ WITH change AS (
   WHERE r.id = c.record_id AND r.revision = c.revision
   RETURNING r.id
 ), removed AS (
-  DELETE FROM key0_spis USING changed, unnest(%s::bigint[], %s::bigint[]) AS t(record_id, spi)
+  DELETE FROM key0_spis USING changed, unnest(%b::bigint[], %b::bigint[]) AS t(record_id, spi)
   WHERE key0_spis.spi = t.spi AND t.record_id = changed.id AND key0_spis.record_id = changed.id
 ), added AS (
   INSERT INTO key0_spis (spi, record_id)
-  SELECT t.spi, t.record_id FROM unnest(%s::bigint[], %s::bigint[]) AS t(record_id, spi)
+  SELECT t.spi, t.record_id FROM unnest(%b::bigint[], %b::bigint[]) AS t(record_id, spi)
   JOIN changed ON changed.id = t.record_id
 ), registered AS (
   INSERT INTO registrations (class_id, record_id, identification_second, identification_low,
@@ -92,8 +92,8 @@ WITH change AS (
   SELECT t.spi, t.record_id, t.class_id, t.pair, t.mode, t.derivation, t.suites, t.key_name,
     t.lifetime_s, clock_timestamp() + t.lifetime_s * interval '1 second', t.data_key_id,
     t.sealed_keys
-  FROM unnest(%s::bigint[], %s::bytea[], %s::bigint[], %s::smallint[], %s::smallint[],
-    %s::smallint[], %s::bytea[], %s::bytea[], %s::integer[], %s::bigint[], %s::bytea[])
+  FROM unnest(%b::bigint[], %b::bytea[], %b::bigint[], %b::smallint[], %b::smallint[],
+    %b::smallint[], %b::bytea[], %b::bytea[], %b::integer[], %b::bigint[], %b::bytea[])
     AS t(record_id, class_id, spi, pair, mode, derivation, suites, key_name, lifetime_s,
          data_key_id, sealed_keys)
   JOIN changed ON changed.id = t.record_id

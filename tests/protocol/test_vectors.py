@@ -24,7 +24,7 @@ from aaa.roles.mobile_node import (
     accept_reply,
     build_request,
 )
-from kdc.center import KeyDistributionCenter
+from kdc.center import KeyDistributionCenter, make_wrapping_key
 from kdc.crypto.hpke import X25519Key
 from kdc.model import (
     Enrolment,
@@ -38,7 +38,11 @@ from kdc.model import (
     Suite,
 )
 from kdc.records import Denied, Issued, IssuedAssociation, VerifiedRegistration, WrappingKey
-from kdc.wire.advertisement import FaAnnouncement, decode_announcement
+from kdc.wire.advertisement import (
+    FaAnnouncement,
+    decode_announcement,
+    decode_fa_public_key,
+)
 from kdc.wire.numbers import Kind
 from tests.protocol.home import MemoryHome, MemoryStore, identification, new_record
 from tests.vectors_loader import Vector, octets, vector_id, vectors
@@ -117,8 +121,11 @@ class DrawnCenter(KeyDistributionCenter):
             return None
         slot = (verified.fa_public_key, verified.fa_nai.octets)
         if self.draws.get("w") is not None:
-            self.wrapping[slot] = WrappingKey(
-                Secret(self.draws["w"]), Secret(self.draws["hpke_ephemeral"])
+            self.wrapping[slot] = make_wrapping_key(
+                Secret(self.draws["w"]),
+                Secret(self.draws["hpke_ephemeral"]),
+                decode_fa_public_key(verified.fa_public_key),
+                verified.fa_nai,
             )
         return self.wrapping[slot]
 
