@@ -1,4 +1,7 @@
-"""The configuration of each process of aaa: strict models over TOML (kdc.config)."""
+"""The configuration of each process of aaa: strict models over TOML (kdc.config).
+
+How a file is read and what is said of a fault is kdc.config's; nothing here starts anything.
+"""
 
 from __future__ import annotations
 
@@ -63,6 +66,12 @@ def _public_key(value: object) -> bytes:
     return octets
 
 
+def _not_empty(items: tuple[Any, ...]) -> tuple[Any, ...]:
+    if not items:
+        raise ValueError("expected at least one")
+    return items
+
+
 def _short_nai(nai: Nai) -> Nai:
     if len(nai.octets) > MAXIMUM_FA_NAI_OCTETS:
         raise ValueError(f"expected a name of at most {MAXIMUM_FA_NAI_OCTETS} octets")
@@ -77,7 +86,10 @@ SuiteName = Annotated[Suite, PlainValidator(_suite)]
 PublicKey = Annotated[bytes, PlainValidator(_public_key)]
 FaNai = Annotated[ConfiguredNai, AfterValidator(_short_nai)]
 VendorId = Annotated[int, Field(ge=1, le=2**24 - 1)]
-Listen = Annotated[tuple[SocketAddress, ...], Field(min_length=1)]
+# Not Field(min_length=1): pydantic would count a refused item as missing and tell it twice.
+NotEmpty = AfterValidator(_not_empty)
+Listen = Annotated[tuple[SocketAddress, ...], NotEmpty]
+Realms = Annotated[tuple[Realm, ...], NotEmpty]
 
 
 class HomeSection(HomeIdentity):
@@ -92,7 +104,7 @@ class HomeSection(HomeIdentity):
     registrations_per_minute: int = Field(default=12, ge=1, le=10000)
     overlap_s: float = Field(default=60, ge=0, le=3600)
     fa_key_trust: Literal["heard", "pinned"] = "heard"
-    default_suites: Annotated[tuple[SuiteName, ...], Field(min_length=1, max_length=3)] = (
+    default_suites: Annotated[tuple[SuiteName, ...], Field(max_length=3), NotEmpty] = (
         SUITES["aes-256-gcm"],
     )
     dynamic_addresses: Ipv4Network | None = None
@@ -104,7 +116,7 @@ class HomeClient(StrictModel):
     name: Text
     address: Network
     secret_file: SharedSecret = Field(repr=False)
-    realms: Annotated[tuple[Realm, ...], Field(min_length=1)]
+    realms: Realms
 
 
 class KnownForeignAgent(StrictModel):
@@ -150,7 +162,7 @@ class HomeServer(StrictModel):
     name: Text
     address: SocketAddress
     secret_file: SharedSecret = Field(repr=False)
-    realms: Annotated[tuple[Realm, ...], Field(min_length=1)]
+    realms: Realms
     timeout_s: float = Field(default=2.0, gt=0, le=30)
     retries: int = Field(default=2, ge=0, le=10)
 

@@ -130,7 +130,7 @@ class Demo:
         return statuses
 
 
-def _free_address() -> Address:
+def free_address() -> Address:
     with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as probe:
         probe.bind(("127.0.0.1", 0))
         host, port = probe.getsockname()
@@ -207,7 +207,7 @@ secret_file = "fa1.secret"
 
 async def _start_everything(demo: Demo) -> tuple[list[Enrolment], Heard, Address]:
     """Provisions the nodes and starts the processes with a tap on each hop."""
-    ports = {name: _free_address() for name in ("home", "foreign", "agent")}
+    ports = {name: free_address() for name in ("home", "foreign", "agent")}
     to_home = Tap("AAAF-AAAH", ports["home"])
     to_foreign = Tap("FA-AAAF", ports["foreign"])
     to_agent = Tap("MN-FA", ports["agent"])

@@ -100,9 +100,12 @@ def _print(content: dict[str, Any], indent: str = "") -> None:
 @app.command()
 def check(config: ConfigOption) -> None:
     """Read a configuration as its process would, and say what was understood."""
+    from aaa.cli.settings import describe_settings
+
     name, settings = load_any(config)
-    out.print(f"{config}: a configuration of `aaa {name.replace('_', '-')}`")
-    _print(settings.model_dump(mode="python", exclude_none=True))
+    out.print(f"# {config}: a configuration of `aaa {name.replace('_', '-')}`")
+    for line in describe_settings(settings):
+        out.print(line)
 
 
 @app.command()

@@ -1,0 +1,315 @@
+"""Configuration files: what is refused, how it is said, and that no secret is in what is said."""
+
+from __future__ import annotations
+
+import os
+import re
+from ipaddress import IPv4Address
+from pathlib import Path
+
+import pytest
+
+from aaa.cli.settings import describe_settings
+from aaa.config import (
+    HomeConfig,
+    load_agent,
+    load_any,
+    load_foreign,
+    load_home,
+    load_mobile_node,
+)
+from kdc.config import ConfigurationError, load_kdc, read_secret_file
+from kdc.model import Nai, Secret, Suite
+
+SECRET = b"correct horse battery staple"
+
+HOME = """
+[home]
+listen = ["127.0.0.1:1812"]
+realm = "Home.Example"
+nai = "ha@home.example"
+address = "192.0.2.1"
+
+[database]
+url = "embedded:data"
+kek_file = "kek"
+
+[[client]]
+name = "visited"
+address = "198.51.100.0/24"
+secret_file = "secret"
+realms = ["visited.example"]
+
+[[foreign_agent]]
+nai = "fa1@visited.example"
+care_of = ["198.51.100.0/24"]
+"""
+
+FOREIGN = """
+[foreign]
+listen = ["127.0.0.1:1813"]
+realm = "visited.example"
+
+[[client]]
+name = "fa1"
+address = "127.0.0.2/32"
+secret_file = "secret"
+fa_nai = "fa1@visited.example"
+nas_address = "2001:db8::1"
+nas_identifier = "fa1"
+
+[[home_server]]
+name = "home"
+address = "[::1]:1812"
+secret_file = "secret"
+realms = ["home.example"]
+"""
+
+AGENT = """
+[agent]
+listen = "127.0.0.1:4340"
+nai = "fa1@visited.example"
+address = "198.51.100.7"
+care_of_address = "198.51.100.7"
+nas_identifier = "fa1"
+advertisement_file = "advertisement.json"
+
+[radius]
+server = "127.0.0.1:1813"
+secret_file = "secret"
+"""
+
+MOBILE_NODE = """
+[mobile_node]
+enrolment_file = "enrolment.json"
+state_file = "state.json"
+foreign_agent = "127.0.0.1:4340"
+advertisement_file = "advertisement.json"
+link_address = "02:00:5e:10:33:44"
+"""
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Path:
+    for name, content in (("secret", SECRET + b"\n"), ("kek", b"0f" * 32)):
+        (tmp_path / name).write_bytes(content)
+        (tmp_path / name).chmod(0o600)
+    return tmp_path
+
+
+def written(folder: Path, text: str) -> Path:
+    path = folder / "file.toml"
+    path.write_text(text)
+    return path
+
+
+def problems_of(path: Path) -> dict[str, str]:
+    with pytest.raises(ConfigurationError) as refused:
+        load_home(path)
+    assert refused.value.file == path
+    return {problem.key: problem.expected for problem in refused.value.problems}
+
+
+def test_home_is_read_with_its_defaults(folder: Path) -> None:
+    config = load_home(written(folder, HOME))
+    assert config.home.realm == "home.example"
+    assert config.home.nai == Nai.parse("ha@home.example")
+    assert config.home.address == IPv4Address("192.0.2.1")
+    assert (config.home.maximum_lifetime_s, config.home.window_s) == (1800, 7)
+    assert config.home.default_suites == (Suite(3, 20),)
+    assert config.client[0].secret_file == Secret(SECRET)
+    assert (config.log.level, config.log.format) == ("info", "text")
+
+
+def test_relative_paths_are_relative_to_the_file(
+    folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir("/")
+    config = load_home(written(folder, HOME))
+    assert config.database.url == f"embedded:{folder}/data"
+    assert config.database.kek_file == folder / "kek"
+    monkeypatch.chdir(folder)
+    assert load_home(Path("file.toml")) == config
+
+
+def test_kdc_reads_the_same_file(folder: Path) -> None:
+    path = written(folder, HOME)
+    assert load_kdc(path).database == load_home(path).database
+    assert load_kdc(path).home.nai == load_home(path).home.nai
+
+
+def test_kdc_refuses_an_unknown_key_of_its_own_section(folder: Path) -> None:
+    path = written(folder, HOME.replace("[database]", "[database]\npool = 3"))
+    with pytest.raises(ConfigurationError, match=r"file\.toml: database\.pool: unknown key"):
+        load_kdc(path)
+
+
+def test_the_other_processes_are_read_and_recognised(folder: Path) -> None:
+    foreign = load_foreign(written(folder, FOREIGN))
+    assert foreign.home_server[0].address == "[::1]:1812"
+    agent = load_agent(written(folder, AGENT))
+    assert agent.agent.advertisement_file == folder / "advertisement.json"
+    assert agent.agent.key_lifetime_s == 3600
+    node = load_mobile_node(written(folder, MOBILE_NODE))
+    assert node.mobile_node.enrolment_file == folder / "enrolment.json"
+    for name, text in (("home", HOME), ("foreign", FOREIGN), ("agent", AGENT)):
+        assert load_any(written(folder, text))[0] == name
+    assert isinstance(load_any(written(folder, HOME))[1], HomeConfig)
+
+
+@pytest.mark.parametrize("text", [HOME, FOREIGN, AGENT, MOBILE_NODE])
+def test_what_was_understood_is_said_in_the_words_of_the_file(folder: Path, text: str) -> None:
+    _, settings = load_any(written(folder, text))
+    said = "\n".join(describe_settings(settings))
+    # Read again, with the secrets' place filled in, it is the same configuration.
+    again = re.sub(r"<Secret of \d+ octets>", '"secret"', said)
+    assert load_any(written(folder, again))[1] == settings
+
+
+@pytest.mark.parametrize("text", ["", HOME + AGENT.replace("[radius]", "[other]")])
+def test_a_file_is_for_exactly_one_process(folder: Path, text: str) -> None:
+    with pytest.raises(ConfigurationError, match="exactly one of"):
+        load_any(written(folder, text))
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "key"),
+    [
+        ("[home]", "[home]\ncolour = 1", "home.colour"),
+        ("[home]", "[surprise]\na = 1\n[home]", "surprise"),
+        ('name = "visited"', 'name = "visited"\nsecret = "x"', "client[0].secret"),
+    ],
+)
+def test_an_unknown_key_is_refused(folder: Path, old: str, new: str, key: str) -> None:
+    assert problems_of(written(folder, HOME.replace(old, new))) == {key: "unknown key"}
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "key", "expected"),
+    [
+        ('address = "192.0.2.1"', "address = 7", "home.address", "expected an IPv4 address"),
+        ('realm = "Home.Example"', 'realm = "home"', "home.realm", "expected a realm"),
+        ('nai = "ha@home.example"', 'nai = "a b"', "home.nai", "expected a network access id"),
+        ('nai = "ha@home.example"\n', "", "home.nai", "required"),
+        ("[database]", "[database]\npool_size = '4'", "database.pool_size", "a whole number"),
+        ("[database]", "[database]\npool_size = 0", "database.pool_size", "greater than or equal"),
+        ("[home]", "[home]\nmaximum_lifetime_s = 65535", "home.maximum_lifetime_s", "65534"),
+        ("[home]", '[home]\nfa_key_trust = "x"', "home.fa_key_trust", "'heard' or 'pinned'"),
+        ("[home]", '[home]\ndefault_suites = ["des"]', "home.default_suites[0]", "aes-256-gcm"),
+        ('["127.0.0.1:1812"]', '"127.0.0.1:1812"', "home.listen", "expected a list"),
+        ('["127.0.0.1:1812"]', '["127.0.0.1"]', "home.listen[0]", "HOST:PORT"),
+        ('["127.0.0.1:1812"]', '["127.0.0.1:99999"]', "home.listen[0]", "HOST:PORT"),
+        ('["127.0.0.1:1812"]', "[]", "home.listen", "expected at least one"),
+        ('"198.51.100.0/24"\ns', '"198.51.100.9/24"\ns', "client[0].address", "a network"),
+        ('"embedded:data"', '"mysql://x"', "database.url", "embedded:DIR"),
+    ],
+)
+def test_a_wrong_value_is_named_with_what_was_expected(
+    folder: Path, old: str, new: str, key: str, expected: str
+) -> None:
+    assert old in HOME
+    problems = problems_of(written(folder, HOME.replace(old, new)))
+    assert list(problems) == [key]
+    assert expected in problems[key]
+
+
+def test_all_problems_are_told_at_once(folder: Path) -> None:
+    text = HOME.replace('realm = "Home.Example"', "realm = 1").replace('"kek"', '"missing"')
+    path = written(folder, text + "\n[log]\nlevel = 3\nextra = 1\n")
+    assert set(problems_of(path)) == {"home.realm", "database.kek_file", "log.level", "log.extra"}
+    with pytest.raises(ConfigurationError) as refused:
+        load_home(path)
+    lines = str(refused.value).splitlines()
+    assert len(lines) == 4
+    assert all(line.startswith(f"{path}: ") for line in lines)
+
+
+def test_no_value_of_a_secret_is_told(folder: Path) -> None:
+    planted = "geheim-in-the-wrong-place"
+    text = HOME.replace('"embedded:data"', f'"postgresql://a:{planted}@h/d"')
+    text = text.replace('secret_file = "secret"', f'secret_file = ["{planted}"]')
+    path = written(folder, text.replace("[home]", f'[home]\nfa_key_trust = "{planted}"'))
+    with pytest.raises(ConfigurationError) as refused:
+        load_home(path)
+    assert len(refused.value.problems) == 3
+    chain = [refused.value, refused.value.__cause__, refused.value.__context__]
+    assert all(planted not in f"{error}{error!r}" for error in chain)
+    config = load_home(written(folder, HOME))
+    assert SECRET.decode() not in f"{config!r}{config}" + "".join(describe_settings(config))
+
+
+@pytest.mark.parametrize("url", ["?password=x", ":x@h/d"])
+def test_a_database_password_has_no_place_in_the_url(folder: Path, url: str) -> None:
+    text = HOME.replace("embedded:data", f"postgresql://u{url}")
+    assert "passfile" in problems_of(written(folder, text))["database.url"]
+
+
+@pytest.mark.parametrize("mode", [0o400, 0o440, 0o600, 0o640])
+def test_a_private_secret_file_is_read(folder: Path, mode: int) -> None:
+    (folder / "secret").chmod(mode)
+    assert read_secret_file(folder / "secret") == Secret(SECRET)
+
+
+@pytest.mark.parametrize("mode", [0o644, 0o604, 0o444, 0o660, 0o620, 0o602, 0o700, 0o641])
+def test_a_secret_file_open_to_others_is_refused(folder: Path, mode: int) -> None:
+    (folder / "secret").chmod(mode)
+    expected = problems_of(written(folder, HOME))["client[0].secret_file"]
+    assert f"not {mode:04o}" in expected
+
+
+@pytest.mark.parametrize("mode", [0o644, 0o604])
+def test_a_key_encryption_key_open_to_others_is_refused(folder: Path, mode: int) -> None:
+    (folder / "kek").chmod(mode)
+    assert "database.kek_file" in problems_of(written(folder, HOME))
+
+
+@pytest.mark.parametrize(
+    ("content", "expected"),
+    [
+        (b"fifteen octets.\n", "at least 16 octets"),
+        (b"", "at least 16 octets"),
+        (b"x" * 4097, "at most 4096 octets"),
+    ],
+)
+def test_a_secret_of_the_wrong_length_is_refused(
+    folder: Path, content: bytes, expected: str
+) -> None:
+    (folder / "secret").write_bytes(content)
+    assert expected in problems_of(written(folder, HOME))["client[0].secret_file"]
+
+
+def test_one_newline_is_taken_off_and_nothing_else(folder: Path) -> None:
+    (folder / "secret").write_bytes(b" sixteen octets \n\n")
+    assert read_secret_file(folder / "secret") == Secret(b" sixteen octets \n")
+
+
+def test_a_secret_is_a_regular_file_or_a_link_to_one(folder: Path) -> None:
+    (folder / "link").symlink_to("secret")  # as Kubernetes mounts them
+    assert read_secret_file(folder / "link") == Secret(SECRET)
+    with pytest.raises(ValueError, match="regular file"):
+        read_secret_file(folder)
+    with pytest.raises(ValueError, match="No such file"):
+        read_secret_file(folder / "nowhere")
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="only root can give a file away")
+def test_a_secret_of_another_user_is_refused(folder: Path) -> None:
+    os.chown(folder / "secret", 65534, 65534)
+    with pytest.raises(ValueError, match="owned by root or by the user"):
+        read_secret_file(folder / "secret")
+
+
+@pytest.mark.parametrize(
+    ("content", "expected"),
+    [(b"[home\n", "expected TOML"), (b"a = 1\na = 2\n", "expected TOML"), (b"\xff", "UTF-8")],
+)
+def test_what_is_not_toml_is_refused(folder: Path, content: bytes, expected: str) -> None:
+    path = folder / "file.toml"
+    path.write_bytes(content)
+    with pytest.raises(ConfigurationError, match=expected):
+        load_home(path)
+
+
+def test_a_missing_file_is_said_to_be_missing(tmp_path: Path) -> None:
+    with pytest.raises(ConfigurationError, match="No such file or directory"):
+        load_home(tmp_path / "nowhere.toml")
