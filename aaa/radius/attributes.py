@@ -40,7 +40,6 @@ CLASS: Final = 25
 VENDOR_SPECIFIC: Final = 26
 SESSION_TIMEOUT: Final = 27
 NAS_IDENTIFIER: Final = 32
-EAP_MESSAGE: Final = 79  # RFC 3579 §3.1
 CHARGEABLE_USER_IDENTITY: Final = 89  # RFC 4372
 NAS_IPV6_ADDRESS: Final = 95  # RFC 3162 §2.1
 ERROR_CAUSE: Final = 101  # RFC 5176 §3.5
@@ -60,7 +59,8 @@ MAXIMUM_ALIAS_OCTETS: Final = 64
 REQUESTED_IDENTITY: Final = b"\x00"  # RFC 4372 §2.2: one NUL asks for the identity
 
 # Another way to authenticate beside ours would leave open which of the two was granted.
-_OTHER_AUTHENTICATION: Final = frozenset({USER_PASSWORD, CHAP_PASSWORD, EAP_MESSAGE})
+# An EAP-Message is ignored as any attribute that is not known here (the golden packets say so).
+_OTHER_AUTHENTICATION: Final = frozenset({USER_PASSWORD, CHAP_PASSWORD})
 
 
 def cut(number: int, value: bytes, vendor_id: int) -> Attributes:

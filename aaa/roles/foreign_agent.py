@@ -45,13 +45,11 @@ from kdc.wire.advertisement import FaAnnouncement, FaPublicKey
 from kdc.wire.association import KIND_OF_PAIR, decode_sa_info
 from kdc.wire.extensions import decode_ip
 from kdc.wire.numbers import Kind
+from kdc.wire.parts import Part, encode_authenticator_head, encode_realm
 from kdc.wire.registration import (
-    Part,
     RegistrationReply,
     decode_reply_for_fa,
     decode_request,
-    encode_authenticator_head,
-    encode_realm,
     encode_reply_header,
 )
 

@@ -29,10 +29,8 @@ from kdc.wire.advertisement import FaPublicKey
 from kdc.wire.association import KIND_OF_PAIR, SaInfo, encode_sa_info
 from kdc.wire.extensions import Extension, encode_next_spi, encode_status
 from kdc.wire.numbers import Kind
+from kdc.wire.parts import encode_authenticator_head, encode_part, encode_realm
 from kdc.wire.registration import (
-    encode_authenticator_head,
-    encode_part,
-    encode_realm,
     encode_reply_header,
 )
 

@@ -38,12 +38,10 @@ from kdc.wire.advertisement import FaAnnouncement
 from kdc.wire.association import KIND_OF_PAIR, decode_sa_info
 from kdc.wire.extensions import decode_ip, decode_next_spi, decode_status
 from kdc.wire.numbers import Kind
+from kdc.wire.parts import encode_authenticator_head, encode_part, encode_realm
 from kdc.wire.registration import (
     RegistrationReply,
     decode_reply_for_mn,
-    encode_authenticator_head,
-    encode_part,
-    encode_realm,
     encode_request_header,
 )
 

@@ -19,7 +19,15 @@ from aaa.roles.home_agent import StructuredRequest
 from aaa.serve.registrar import Registrar, Settled
 from kdc.errors import DENIED_RESOURCES, RemoteError, Unavailable
 from kdc.records import UNSPENT_SPIS
-from kdc.store import CommitResult, CommitUnknown, DatabaseUnavailable, Loaded, SpiTaken, Store
+from kdc.store import (
+    CommitRefused,
+    CommitResult,
+    CommitUnknown,
+    DatabaseUnavailable,
+    Loaded,
+    SpiTaken,
+    Store,
+)
 
 BATCH_REGISTRATIONS: Final = 256
 BATCHES_AT_ONCE: Final = 2
@@ -33,17 +41,25 @@ BATCHES: Final = "home.batches"
 REGISTRATIONS: Final = "home.registrations"
 CONFLICTS: Final = "home.conflicts"
 COMMIT_UNKNOWN: Final = "home.commit_unknown"
+REFUSED: Final = "home.commit_refused"
 SHED: Final = "home.shed"
 
 
 @dataclass(slots=True, eq=False)
 class Work:
-    """One request on its way; `answer` gets its response, or None where nothing may be said."""
+    """One request on its way; `send` gets its response, or None where nothing may be said."""
 
     structured: StructuredRequest
     peer: Peer
-    answer: Callable[[AccessResponse | None], None]
+    send: Callable[[AccessResponse | None], None]
     attempts: int = 0
+    answered: bool = False
+
+    def answer(self, response: AccessResponse | None) -> None:
+        """The first answer counts: a batch that fails later changes nothing of it."""
+        if not self.answered:
+            self.answered = True
+            self.send(response)
 
 
 class RegistrationPipeline:
@@ -107,6 +123,16 @@ class RegistrationPipeline:
                 work.attempts += 1
             try:
                 batch = await self._attempt(batch)
+            except CommitRefused:
+                # One item is poison; alone it fails alone.
+                self._counters.add(REFUSED)
+                if len(batch) == 1:
+                    _answer_all(batch, AccessReject(DENIED_RESOURCES))
+                    return
+                for work in batch:
+                    if not work.answered:
+                        await self._run([work])
+                return
             except DatabaseUnavailable:
                 _answer_all(batch, AccessReject(DENIED_RESOURCES))
                 return

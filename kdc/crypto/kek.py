@@ -5,13 +5,13 @@ Where the key-encryption key comes from and where rows live is kdc.store's affai
 
 from __future__ import annotations
 
-import hmac
 from collections.abc import Callable
 from typing import Final
 
 from cryptography.exceptions import InvalidTag
 from cryptography.hazmat.primitives.ciphers.aead import AESGCM
 
+from kdc.crypto.key0 import hkdf_expand
 from kdc.errors import LocalError
 from kdc.model import Secret
 
@@ -19,6 +19,7 @@ KEK_OCTETS: Final = 32
 DATA_KEY_OCTETS: Final = 32
 _NONCE_OCTETS: Final = 12
 _CHECK_LABEL: Final = b"roamkey kek check v1"
+_CIPHER_LABEL: Final = b"roamkey kek wrap v1"
 _WRAP_LABEL: Final = b"roamkey data key v1"
 _ROW_LABEL: Final = b"roamkey row v1"
 ALGORITHM: Final = 1  # AES-256-GCM, random nonce in front
@@ -36,14 +37,19 @@ class RowSealBroken(LocalError):
 
 def kek_check_value(kek: Secret) -> bytes:
     """16 octets that tell whether it is the same key-encryption key, and nothing else of it."""
-    return hmac.digest(kek.reveal(), _CHECK_LABEL, "sha256")[:16]
+    return hkdf_expand(kek.reveal(), _CHECK_LABEL, 16)
+
+
+def _cipher(kek: Secret) -> AESGCM:
+    """One key for each use: what wraps is not what the check value is made with."""
+    return AESGCM(hkdf_expand(kek.reveal(), _CIPHER_LABEL, KEK_OCTETS))
 
 
 def wrap_data_key(key: Secret, kek: Secret, *, purpose: str, epoch: int, entropy: Entropy) -> bytes:
     """Nonce and ciphertext, bound to the key's purpose and epoch."""
     nonce = entropy(_NONCE_OCTETS)
     associated = _join(_WRAP_LABEL, purpose.encode(), str(epoch).encode())
-    return nonce + AESGCM(kek.reveal()).encrypt(nonce, key.reveal(), associated)
+    return nonce + _cipher(kek).encrypt(nonce, key.reveal(), associated)
 
 
 def unwrap_data_key(wrapped: bytes, kek: Secret, *, purpose: str, epoch: int) -> Secret:
@@ -51,7 +57,7 @@ def unwrap_data_key(wrapped: bytes, kek: Secret, *, purpose: str, epoch: int) ->
     associated = _join(_WRAP_LABEL, purpose.encode(), str(epoch).encode())
     nonce, ciphertext = wrapped[:_NONCE_OCTETS], wrapped[_NONCE_OCTETS:]
     try:
-        return Secret(AESGCM(kek.reveal()).decrypt(nonce, ciphertext, associated))
+        return Secret(_cipher(kek).decrypt(nonce, ciphertext, associated))
     except (InvalidTag, ValueError):
         raise KeyUnusable("a data key does not open under this key-encryption key") from None
 

@@ -2,6 +2,7 @@
 
 from kdc.store.errors import (
     CannotStart,
+    CommitRefused,
     CommitUnknown,
     DatabaseUnavailable,
     SchemaMismatch,
@@ -12,6 +13,7 @@ from kdc.store.hot import CommitResult, Loaded, Store
 
 __all__ = [
     "CannotStart",
+    "CommitRefused",
     "CommitResult",
     "CommitUnknown",
     "DatabaseUnavailable",

@@ -167,30 +167,36 @@ class EmbeddedServer:
 
     def _check_reachable(self) -> None:
         """As root the server runs as another user, who must be able to walk to the folder."""
-        identity = self._identity
-        for parent in self.folder.resolve().parents:
-            status = parent.stat()
+        if os.geteuid() == 0 and not self._can_enter(self.folder.parent):
+            raise CannotStart(
+                f"{self.folder}: PostgreSQL never runs as root, and user {self._identity.name}"
+                " cannot enter a folder above it: choose a folder such as /var/lib/roamkey,"
+                " or run as an ordinary user"
+            )
+
+    def _can_enter(self, folder: Path) -> bool:
+        """Whether the server's user may walk to `folder` and into it."""
+        resolved = folder.resolve()
+        for step in (resolved, *resolved.parents):
+            status = step.stat()
             bit = 0o001
-            if status.st_uid == identity.uid:
+            if status.st_uid == self._identity.uid:
                 bit = 0o100
-            elif status.st_gid == identity.gid:
+            elif status.st_gid == self._identity.gid:
                 bit = 0o010
-            if os.geteuid() == 0 and not status.st_mode & bit:
-                raise CannotStart(
-                    f"{self.folder}: PostgreSQL never runs as root, and user {identity.name}"
-                    f" cannot enter {parent}: choose a folder such as /var/lib/roamkey,"
-                    " or run as an ordinary user"
-                )
+            if not status.st_mode & bit:
+                return False
+        return True
 
     def _initialise(self) -> None:
         data = self.folder / "data"
-        if (data / "PG_VERSION").exists():
+        if data.exists():
             return
-        shutil.rmtree(data, ignore_errors=True)
-        binaries = find_binaries(self._configured)
+        fresh = self.folder / "data.new"  # renamed when complete: a kill leaves no half of one
+        shutil.rmtree(fresh, ignore_errors=True)
         command = [
-            str(binaries / "initdb"),
-            *("-D", str(data), "-U", USER, "--auth=trust", "--encoding=UTF8", "--locale=C"),
+            str(self._binaries() / "initdb"),
+            *("-D", str(fresh), "-U", USER, "--auth=trust", "--encoding=UTF8", "--locale=C"),
         ]
         done = subprocess.run(
             command, capture_output=True, cwd="/", check=False, **self._identity.arguments
@@ -201,9 +207,40 @@ class EmbeddedServer:
                 f"{self.folder}: initdb as user {self._identity.name} failed:"
                 f" {reason[-1] if reason else 'no reason given'}"
             )
+        fresh.rename(data)
+
+    def _binaries(self) -> Path:
+        """Programs that the server's user can run; a copy in the folder where it cannot."""
+        found = find_binaries(self._configured)
+        if os.geteuid() != 0 or self._can_enter(found):
+            return found
+        copy = self.folder / "programs"
+        if not copy.exists():
+            beside = self.folder / "programs.new"
+            shutil.rmtree(beside, ignore_errors=True)
+            shutil.copytree(found.parent, beside, symlinks=True)
+            beside.chmod(0o755)
+            beside.rename(copy)
+        return copy / found.name
+
+    def _wait_for_the_last_one(self) -> None:
+        """A server whose owner was killed is still shutting down; two must never run."""
+        file = self.folder / "data" / "postmaster.pid"
+        until = time.monotonic() + _STOP_TIMEOUT_S
+        while time.monotonic() < until:
+            try:
+                pid = int(file.read_text().split()[0])
+                command = Path(f"/proc/{pid}/cmdline").read_bytes()
+            except (OSError, ValueError, IndexError):
+                return
+            if b"postgres" not in command:
+                return
+            time.sleep(0.05)
+        raise CannotStart(f"{self.folder}: another PostgreSQL runs on it and does not end")
 
     def _launch(self) -> None:
-        binaries = find_binaries(self._configured)
+        self._wait_for_the_last_one()
+        binaries = self._binaries()
         settings = {**_SETTINGS, "unix_socket_directories": f"'{self.socket_folder}'"}
         options = [item for pair in settings.items() for item in ("-c", "=".join(pair))]
         options = [option.replace("'", "") for option in options]

@@ -13,6 +13,10 @@ class CommitUnknown(Unavailable):
     """The connection ended around a COMMIT: it may or may not have happened."""
 
 
+class CommitRefused(Unavailable):
+    """The database refused the batch: some item breaks a rule; nothing has been committed."""
+
+
 class SpiTaken(Unavailable):
     """A number drawn for this batch was taken by another node meanwhile; draw again."""
 

@@ -8,11 +8,11 @@ from __future__ import annotations
 
 import asyncio
 import enum
-from collections.abc import AsyncIterator, Callable, Iterator, Sequence
+from collections.abc import AsyncIterator, Callable, Coroutine, Iterator, Sequence
 from contextlib import asynccontextmanager, contextmanager
 from dataclasses import dataclass
 from ipaddress import IPv4Network
-from typing import Any, Final
+from typing import Any, Final, TypeVar
 
 import psycopg
 from psycopg import AsyncConnection, errors, sql
@@ -24,7 +24,7 @@ from kdc.model import Secret
 from kdc.records import RecordChange, StoredRecord
 from kdc.store import rows
 from kdc.store.database import administration, database
-from kdc.store.errors import CommitUnknown, DatabaseUnavailable, SpiTaken
+from kdc.store.errors import CommitRefused, CommitUnknown, DatabaseUnavailable, SpiTaken
 from kdc.store.keyring import KEK_VERSION, OUTCOME, OUTCOME_EPOCH_S, Keyring, read_kek
 from kdc.store.migrate import load_keyring, require_current
 from kdc.store.numbers import Allocator
@@ -32,6 +32,7 @@ from kdc.store.schema import FIRST_SLOT, SLOT_S, SLOTS, partition_of, slot_of
 
 Entropy = Callable[[int], bytes]
 Connection = AsyncConnection[tuple[Any, ...]]
+Result = TypeVar("Result")
 _WARNING: Final = "01000"  # a cancelled wait for a standby: committed here, perhaps nowhere else
 _CLOCK: Final = "SELECT extract(epoch FROM clock_timestamp())::float8"
 
@@ -69,6 +70,7 @@ class Store:
         self.keyring = keyring
         self._deadline_s = deadline_s
         self._overlap_s = overlap_s
+        self._abandoned: set[asyncio.Task[Any]] = set()
         self._entropy = entropy
         self.allocator = Allocator(
             self.connection, entropy=entropy, dynamic_addresses=dynamic_addresses
@@ -138,8 +140,7 @@ class Store:
         if found is None:
             # The pool may hold connections to a server that has been restarted since.
             try:
-                async with asyncio.timeout(self._deadline_s):
-                    await self._pool.check()
+                await self._bounded(self._pool.check(), self._deadline_s)
                 found = await self._fetch_records(spis)
             except (psycopg.Error, TimeoutError):
                 raise DatabaseUnavailable("the database does not answer") from None
@@ -156,13 +157,36 @@ class Store:
 
     async def _fetch_records(self, spis: Sequence[int]) -> list[tuple[Any, ...]]:
         try:
-            async with asyncio.timeout(self._deadline_s), self.connection() as connection:
-                cursor = await connection.execute(rows.LOAD, (list(spis),), binary=True)
-                found = await cursor.fetchall()
-                await self._learn_outcome_keys(connection, found)
-                return found
+            return await self._bounded(self._select_records(spis), self._deadline_s)
         except TimeoutError:
             raise DatabaseUnavailable("the database does not answer") from None
+
+    async def _select_records(self, spis: Sequence[int]) -> list[tuple[Any, ...]]:
+        async with self.connection() as connection:
+            cursor = await connection.execute(rows.LOAD, (list(spis),), binary=True)
+            found = await cursor.fetchall()
+            await self._learn_outcome_keys(connection, found)
+            return found
+
+    async def _bounded(self, work: Coroutine[Any, Any, Result], limit_s: float) -> Result:
+        """The result within `limit_s`, else TimeoutError at once.
+
+        Cancelling a query of a server that has frozen takes psycopg ten seconds; those are spent
+        in the background.
+        """
+        task = asyncio.get_running_loop().create_task(work)
+        self._abandoned.add(task)
+        task.add_done_callback(self._forget)
+        done, _ = await asyncio.wait({task}, timeout=limit_s)
+        if not done:
+            task.cancel()
+            raise TimeoutError
+        return task.result()
+
+    def _forget(self, task: asyncio.Task[Any]) -> None:
+        self._abandoned.discard(task)
+        if not task.cancelled():
+            task.exception()  # whoever waited has been told; nobody else is to be
 
     async def _learn_outcome_keys(
         self, connection: Connection, found: Sequence[tuple[Any, ...]]
@@ -206,20 +230,15 @@ class Store:
 
     async def _execute_commit(self, parameters: list[Any]) -> set[int]:
         """The record ids that were changed; the statement is its own transaction."""
-        sent = False
+        sent: list[bool] = []
         try:
-            async with asyncio.timeout(2 * self._deadline_s), self.connection() as connection:
-                sent = True
-                with _warnings(connection) as warned:
-                    cursor = await connection.execute(rows.COMMIT, parameters, binary=True)
-                    committed = {row[0] for row in await cursor.fetchall()}
-                if warned:
-                    raise CommitUnknown("committed with a warning of the server")
-                return committed
+            return await self._bounded(self._send_commit(parameters, sent), 2 * self._deadline_s)
         except errors.UniqueViolation:
             raise SpiTaken("a number was taken meanwhile") from None
         except (errors.DeadlockDetected, errors.SerializationFailure):
             return set()
+        except psycopg.errors.IntegrityError:
+            raise CommitRefused("an item breaks a rule of the schema") from None
         except psycopg.Error as error:
             if _is_definite(error):
                 raise DatabaseUnavailable("the commit was refused") from None
@@ -228,6 +247,16 @@ class Store:
             if sent:
                 raise CommitUnknown("no answer to a commit in time") from None
             raise DatabaseUnavailable("no connection in time") from None
+
+    async def _send_commit(self, parameters: list[Any], sent: list[bool]) -> set[int]:
+        async with self.connection() as connection:
+            sent.append(True)
+            with _warnings(connection) as warned:
+                cursor = await connection.execute(rows.COMMIT, parameters, binary=True)
+                committed = {row[0] for row in await cursor.fetchall()}
+            if warned:
+                raise CommitUnknown("committed with a warning of the server")
+            return committed
 
     async def _outcome_seal(self, clock: float) -> RowSeal:
         """The outcome key of this epoch, made by whichever node comes first."""

@@ -188,14 +188,5 @@ associations = Table(
     postgresql_partition_by="RANGE (spi)",
 )
 
-# Renewal and deregistration write no association: what is live follows from the record.
-LIVE_ASSOCIATIONS: Final = """
-CREATE VIEW live_associations AS
-SELECT a.*
-FROM associations AS a
-JOIN key0_records AS r ON r.id = a.record_id
-WHERE a.expires_at > clock_timestamp()
-  AND (a.class_id = r.current_registration
-       OR (a.class_id = r.previous_registration
-           AND clock_timestamp() < r.previous_until))
-"""
+# The view `live_associations` (migrations/versions/0001) says what is live: renewal and
+# deregistration write no association, it follows from the record.

@@ -4,13 +4,24 @@ from __future__ import annotations
 
 from alembic import op
 
-from kdc.store.schema import FIRST_SLOT, LIVE_ASSOCIATIONS, SLOT_SPIS, SLOTS, partition_of
-
 revision = "0001"
 down_revision = None
 branch_labels = None
 depends_on = None
 
+# A revision is frozen: it says its own numbers, whatever the schema of a later release says.
+_SLOTS = range(4, 32)
+_SLOT_SPIS = 2**27
+_LIVE_ASSOCIATIONS = """
+CREATE VIEW live_associations AS
+SELECT a.*
+FROM associations AS a
+JOIN key0_records AS r ON r.id = a.record_id
+WHERE a.expires_at > clock_timestamp()
+  AND (a.class_id = r.current_registration
+       OR (a.class_id = r.previous_registration
+           AND clock_timestamp() < r.previous_until))
+"""
 _TABLES = (
     """
     CREATE TABLE key_encryption_keys (
@@ -155,13 +166,13 @@ def upgrade() -> None:
     op.execute("SET LOCAL statement_timeout = '60s'")
     for statement in _TABLES:
         op.execute(statement)
-    for slot in range(FIRST_SLOT, FIRST_SLOT + SLOTS):
-        first, end = slot * SLOT_SPIS, (slot + 1) * SLOT_SPIS
+    for slot in _SLOTS:
+        first, end = slot * _SLOT_SPIS, (slot + 1) * _SLOT_SPIS
         op.execute(
-            f"CREATE TABLE {partition_of(slot)} PARTITION OF associations"
+            f"CREATE TABLE associations_s{slot:02d} PARTITION OF associations"
             f" FOR VALUES FROM ({first}) TO ({end})"
         )
-    op.execute(LIVE_ASSOCIATIONS)
+    op.execute(_LIVE_ASSOCIATIONS)
 
 
 def downgrade() -> None:

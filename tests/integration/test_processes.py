@@ -83,7 +83,7 @@ def _check_agreement(
     at_home = {item.spi: item for item in stored}
     at_agent = {item["spi"]: item for item in domains.installed()}
     assert len(at_home) == 3 * NODES * ROUNDS and len(at_agent) == 2 * NODES * ROUNDS
-    fingerprints = set()
+    fingerprints: set[str | None] = set()
     for node in nodes:
         for answer in node.answers:
             key1, key3 = fingerprint_key(answer.mn_ha.keys), fingerprint_key(answer.mn_fa.keys)
@@ -129,7 +129,7 @@ def _check_no_secret(nodes: list[Node], domains: Domains, arguments: bytes) -> N
         ).fetchall()
         assert len(tables) >= 7
         for (table,) in tables:
-            for (row,) in connection.execute(f"SELECT t::text FROM {table} AS t").fetchall():  # type: ignore[arg-type]
+            for (row,) in connection.execute(f"SELECT t::text FROM {table} AS t").fetchall():
                 columns += row.encode()
     searched = {"logs": logs, "arguments": arguments, "database": bytes(columns)}
     assert all(len(text) > 100 for text in searched.values())

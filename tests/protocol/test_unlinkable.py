@@ -7,8 +7,8 @@ from collections import Counter
 from aaa.exchange import AccessAccept, AccessReject
 from aaa.roles.mobile_node import Registered, accept_reply
 from kdc.model import DEFAULT_VENDOR_ID
+from kdc.wire.parts import Part
 from kdc.wire.registration import (
-    Part,
     decode_reply_for_mn,
     decode_request,
 )

@@ -26,11 +26,11 @@ from kdc.wire.association import SaInfo, decode_sa_info, encode_sa_info
 from kdc.wire.cursor import Reader
 from kdc.wire.extensions import Extension, encode_cvse, encode_extension, read_extension, read_nvse
 from kdc.wire.numbers import Kind
+from kdc.wire.parts import encode_authenticator_head
 from kdc.wire.registration import (
     decode_reply_for_fa,
     decode_reply_for_mn,
     decode_request,
-    encode_authenticator_head,
 )
 from tests.vectors_loader import Vector, octets, vector_id, vectors
 
