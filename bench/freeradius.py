@@ -103,6 +103,9 @@ thread pool {
     auto_limit_acct = no
 }
 modules {
+    always ok {
+        rcode = ok
+    }
     always reject {
         rcode = reject
     }
@@ -163,6 +166,12 @@ server default {
             &User-Name := "%{User-Name}"
             &Class := "%{control:Tmp-Integer-0}"
             &Session-Timeout := 1800
+        }
+        Autz-Type Status-Server {
+            ok
+            update reply {
+                &Message-Authenticator := 0x00
+            }
         }
     }
     authenticate {

@@ -37,11 +37,11 @@ class Postgres:
     server: Server
 
     def conninfo(self, database: str) -> str:
-        """libpq's keyword form."""
+        """The database in the keyword form of libpq."""
         return f"host={self.socket_folder} user={USER} dbname={database}"
 
     def url(self, database: str) -> str:
-        """libpq's URL form."""
+        """The database in the URL form of libpq."""
         return f"postgresql://{USER}@/{database}?host={quote(str(self.socket_folder), safe='')}"
 
     def create_database(self, database: str) -> None:

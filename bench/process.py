@@ -6,6 +6,7 @@ bench.roamkey.
 
 from __future__ import annotations
 
+import itertools
 import os
 import signal
 import socket
@@ -77,17 +78,22 @@ class Server:
             client.settimeout(0.05)
             client.connect(address)
             deadline = time.monotonic() + _START_DEADLINE_S
+            identifiers = itertools.cycle(range(256))
             while time.monotonic() < deadline:
                 self.check_running()
                 authenticator = os.urandom(16)
+                request = encode_request(
+                    STATUS_SERVER, next(identifiers), authenticator, (), secret
+                )
                 try:
-                    client.send(encode_request(STATUS_SERVER, 0, authenticator, (), secret))
+                    client.send(request)
                     verify_response(decode(client.recv(4096)), authenticator, secret)
-                    return
                 except ConnectionRefusedError:
                     time.sleep(0.02)  # nothing listens yet, and nothing tells when it will
                 except (TimeoutError, RoamkeyError):
                     continue  # a late answer to the packet before has another authenticator
+                else:
+                    return
         raise BenchError(f"{self._process.args!r} does not answer Status-Server")
 
     def cpu_s(self) -> float:
@@ -120,17 +126,17 @@ def tree_cpu_s(root: int) -> float:
     """Processor seconds of `root`, its living descendants, and those that each has waited for."""
     ticks: dict[int, int] = {}
     children: dict[int, list[int]] = {}
-    for entry in os.listdir("/proc"):
-        if not entry.isdecimal():
+    for entry in Path("/proc").iterdir():
+        if not entry.name.isdecimal():
             continue
         try:
-            text = Path("/proc", entry, "stat").read_text()
+            text = (entry / "stat").read_text()
         except (FileNotFoundError, ProcessLookupError):
             continue
         # proc(5): the name, in parentheses, may hold anything; fields 4 and 14-17 come after it.
         fields = text.rpartition(")")[2].split()
-        children.setdefault(int(fields[1]), []).append(int(entry))
-        ticks[int(entry)] = sum(int(field) for field in fields[11:15])
+        children.setdefault(int(fields[1]), []).append(int(entry.name))
+        ticks[int(entry.name)] = sum(int(field) for field in fields[11:15])
     total, waiting = 0, [root]
     while waiting:
         pid = waiting.pop()

@@ -24,14 +24,16 @@ from aaa.radius.packet import (
     encode_request,
     verify_response,
 )
-from aaa.roles.foreign_agent import FaIdentity, ForeignAgent
 from aaa.roles.mobile_node import Heard, MobileNodeState, build_request
 from aaa.serve.mobile_node import parse_enrolment
 from bench.load import identifier_of
+from kdc.crypto.hpke import X25519Key, fingerprint
 from kdc.model import DEFAULT_VENDOR_ID, Nai, Secret
+from kdc.wire.advertisement import FaAnnouncement, FaPublicKey
 
 FA_NAI: Final = Nai.parse("fa1@visited.example")
 FA_ADDRESS: Final = IPv4Address("198.51.100.7")
+FA_KEY_SPI: Final = 4097
 LIFETIME_S: Final = 600
 _REGISTRATION_REPLY: Final = 2
 _WRAPPED_KEY: Final = 4
@@ -59,20 +61,18 @@ class Load:
             raise ValueError("no wrapped key")
 
 
-def foreign_agent(now: float) -> ForeignAgent:
-    """The one FA of the load, with a fresh key."""
-    agent = ForeignAgent(FaIdentity(FA_NAI, FA_ADDRESS, FA_ADDRESS, b"fa1"))
-    agent.rotate_key(now=now, entropy=os.urandom)
-    return agent
-
-
 def _seal(
-    lines: Sequence[str], heard: Heard, fa_public_keys: tuple[bytes, ...], now: float, secret: str
+    lines: Sequence[str],
+    first: int,
+    heard: Heard,
+    fa_public_keys: tuple[bytes, ...],
+    now: float,
+    secret: str,
 ) -> list[tuple[bytes, bytes, bytes]]:
-    """For one worker: each enrolment's request as datagram (identifier 0), authenticator, id."""
+    """For one worker, whose share begins at request `first`: datagram, authenticator, id."""
     built = []
     key = Secret(secret.encode())
-    for line in lines:
+    for index, line in enumerate(lines, first):
         state = MobileNodeState.enrolled(parse_enrolment(json.loads(line)))
         _, pending = build_request(state, heard, lifetime_s=LIFETIME_S, now=now, entropy=os.urandom)
         access = AccessRequest(
@@ -89,7 +89,8 @@ def _seal(
             (PROXY_STATE, os.urandom(8)),
         )
         authenticator = os.urandom(16)
-        datagram = encode_request(ACCESS_REQUEST, 0, authenticator, attributes, key)
+        identifier = identifier_of(index)
+        datagram = encode_request(ACCESS_REQUEST, identifier, authenticator, attributes, key)
         built.append((datagram, authenticator, pending.identification.octets))
     return built
 
@@ -98,24 +99,16 @@ def precompute(
     lines: Sequence[str], *, now: float, secret: str, pool: ProcessPoolExecutor, workers: int
 ) -> Load:
     """One request of each enrolment line of `kdc subscriber add --json`, for the moment `now`."""
-    agent = foreign_agent(now)
-    heard = Heard(agent.announcement, FA_ADDRESS, FA_ADDRESS)
-    keys = tuple(key.attribute_3 for key in agent._keys)
+    # The FA of the load never opens a reply: its private key is forgotten at once.
+    public_key = X25519Key.of(Secret(os.urandom(32))).public_key
+    attribute_3 = FaPublicKey(FA_KEY_SPI, public_key).octets
+    heard = Heard(FaAnnouncement(FA_NAI, fingerprint(attribute_3)), FA_ADDRESS, FA_ADDRESS)
     share = -(-len(lines) // workers)
-    parts = [lines[start : start + share] for start in range(0, len(lines), share)]
-    futures = [pool.submit(_seal, part, heard, keys, now, secret) for part in parts]
-    built = [item for future in futures for item in future.result()]
-    datagrams = [
-        _with_identifier(datagram, identifier_of(index), Secret(secret.encode()))
-        for index, (datagram, _, _) in enumerate(built)
+    futures = [
+        pool.submit(_seal, lines[start : start + share], start, heard, (attribute_3,), now, secret)
+        for start in range(0, len(lines), share)
     ]
-    return Load(
-        datagrams, [item[1] for item in built], [item[2] for item in built], Secret(secret.encode())
+    datagrams, authenticators, identifications = map(
+        list, zip(*(item for future in futures for item in future.result()), strict=True)
     )
-
-
-def _with_identifier(datagram: bytes, identifier: int, secret: Secret) -> bytes:
-    """The same request under another identifier, signed anew."""
-    packet = decode(datagram)
-    attributes = tuple(item for item in packet.attributes if item[0] != 80)
-    return encode_request(packet.code, identifier, packet.authenticator, attributes, secret)
+    return Load(datagrams, authenticators, identifications, Secret(secret.encode()))

@@ -102,6 +102,10 @@ class ForeignServer:
         except ReplyRefused:
             self._counters.add(REPLY_DISCARDED)
             transaction.forget()
+        except BaseException:
+            # Cancelled, or a bug: else the request would stay in progress for ever.
+            transaction.forget()
+            raise
         else:
             transaction.respond(reply.code, attributes)
 

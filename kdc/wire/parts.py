@@ -139,7 +139,7 @@ _VENDOR_TYPES: Final = frozenset(
     {
         numbers.TYPE_NAI,
         numbers.TYPE_IP,
-        numbers.TYPELAYER2,
+        numbers.TYPE_LAYER2,
         numbers.TYPE_SA,
         numbers.TYPE_FA_KEY,
         numbers.TYPE_NEXT_SPI,

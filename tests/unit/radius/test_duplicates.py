@@ -1,0 +1,74 @@
+"""Retransmissions get the same octets; memory is bounded."""
+
+from __future__ import annotations
+
+from aaa.radius.duplicates import DuplicateTable, RequestKey, Standing
+
+KEY = RequestKey(("192.0.2.1", 1645), ("192.0.2.2", 1812), 1, 7)
+FIRST, SECOND = bytes(16), bytes(15) + b"\x01"
+
+
+def test_in_progress_then_the_same_octets_for_ten_seconds() -> None:
+    table = DuplicateTable()
+    assert table.on_request(KEY, FIRST, 0.0) is Standing.NEW
+    assert table.on_request(KEY, FIRST, 50.0) is Standing.IN_PROGRESS
+    assert table.answer(KEY, FIRST, b"answer", 100.0)
+    assert table.on_request(KEY, FIRST, 109.9) == b"answer"
+    assert table.on_request(KEY, FIRST, 110.0) is Standing.NEW
+
+
+def test_each_part_of_the_key_makes_another_request() -> None:
+    table = DuplicateTable()
+    table.on_request(KEY, FIRST, 0.0)
+    for other in (
+        KEY._replace(peer=("192.0.2.1", 1646)),
+        KEY._replace(peer=("192.0.2.9", 1645)),
+        KEY._replace(endpoint=("192.0.2.2", 1813)),
+        KEY._replace(code=12),
+        KEY._replace(identifier=8),
+    ):
+        assert table.on_request(other, FIRST, 0.0) is Standing.NEW
+
+
+def test_a_new_authenticator_abandons_the_old_request() -> None:
+    table = DuplicateTable()
+    table.on_request(KEY, FIRST, 0.0)
+    assert table.on_request(KEY, SECOND, 1.0) is Standing.NEW
+    assert not table.answer(KEY, FIRST, b"late", 2.0)
+    assert table.answer(KEY, SECOND, b"answer", 2.0)
+    assert table.on_request(KEY, FIRST, 3.0) is Standing.NEW  # and forgets the answer
+    assert table.in_progress == len(table) == 1
+
+
+def test_forgotten_requests_are_worked_on_anew() -> None:
+    table = DuplicateTable()
+    table.on_request(KEY, FIRST, 0.0)
+    table.forget(KEY, SECOND)
+    assert table.in_progress == 1
+    table.forget(KEY, FIRST)
+    assert table.on_request(KEY, FIRST, 0.0) is Standing.NEW
+
+
+def test_the_oldest_answer_makes_room_and_work_in_progress_never_does() -> None:
+    table = DuplicateTable(maximum_entries=3)
+    keys = [KEY._replace(identifier=i) for i in range(5)]
+    for key in keys[:3]:
+        table.on_request(key, FIRST, 0.0)
+    assert table.on_request(keys[3], FIRST, 0.0) is Standing.OVERLOAD
+    table.answer(keys[1], FIRST, b"1", 1.0)
+    table.answer(keys[0], FIRST, b"0", 2.0)
+    assert table.on_request(keys[3], FIRST, 3.0) is Standing.NEW
+    assert table.on_request(keys[0], FIRST, 3.0) == b"0"
+    assert table.on_request(keys[4], FIRST, 3.0) is Standing.NEW
+    assert len(table) == 3
+
+
+def test_expiry_frees_memory() -> None:
+    table = DuplicateTable()
+    for identifier in range(256):
+        key = KEY._replace(identifier=identifier)
+        table.on_request(key, FIRST, 0.0)
+        table.answer(key, FIRST, b"x", float(identifier) / 1000)
+    assert len(table) == 256
+    table.on_request(KEY._replace(code=12), FIRST, 11.0)
+    assert len(table) == 1

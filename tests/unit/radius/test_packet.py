@@ -1,0 +1,187 @@
+"""The structure check and the signatures, one rule at a time."""
+
+from __future__ import annotations
+
+import hashlib
+import hmac
+
+import pytest
+
+from aaa.radius.errors import BadAuthenticator, MalformedPacket
+from aaa.radius.packet import (
+    ACCESS_ACCEPT,
+    ACCESS_REJECT,
+    ACCESS_REQUEST,
+    STATUS_SERVER,
+    decode,
+    describe,
+    encode_request,
+    encode_response,
+    load_dictionary,
+    verify_request,
+    verify_response,
+)
+from kdc.errors import LocalError
+from kdc.model import Secret
+
+SECRET = Secret(b"sixteen octets!!")
+AUTHENTICATOR = bytes(range(16))
+MESSAGE_AUTHENTICATOR = bytes((80, 18)) + bytes(16)
+
+
+def _packet(attributes: bytes, *, code: int = ACCESS_REQUEST, length: int | None = None) -> bytes:
+    size = 20 + len(attributes) if length is None else length
+    return bytes((code, 5)) + size.to_bytes(2, "big") + AUTHENTICATOR + attributes
+
+
+def _request(*attributes: tuple[int, bytes]) -> bytes:
+    return encode_request(ACCESS_REQUEST, 5, AUTHENTICATOR, attributes, SECRET)
+
+
+@pytest.mark.parametrize(
+    "octets",
+    [
+        b"",
+        bytes(19),
+        _packet(MESSAGE_AUTHENTICATOR, length=19),
+        _packet(MESSAGE_AUTHENTICATOR, length=39),
+        _packet(MESSAGE_AUTHENTICATOR, length=37),  # cuts the attribute off
+        _packet(MESSAGE_AUTHENTICATOR + b"\x01"),  # a lone type octet
+        _packet(MESSAGE_AUTHENTICATOR + b"\x01\x00"),
+        _packet(MESSAGE_AUTHENTICATOR + b"\x01\x01"),
+        _packet(MESSAGE_AUTHENTICATOR + b"\x01\x04a"),
+        _packet(MESSAGE_AUTHENTICATOR + b"\x00\x03a"),  # type 0
+        _packet(b"\x01\x03a"),  # no Message-Authenticator
+        _packet(b"", code=STATUS_SERVER),
+        _packet(b"", code=ACCESS_REJECT),
+        _packet(MESSAGE_AUTHENTICATOR * 2),
+        _packet(bytes((80, 17)) + bytes(15)),
+        _packet(bytes((80, 19)) + bytes(17)),
+        _packet(MESSAGE_AUTHENTICATOR + b"\x01\x03a" * 200),
+        _packet(MESSAGE_AUTHENTICATOR + (b"\x01\xff" + bytes(253)) * 16),
+    ],
+)
+def test_structure_is_refused(octets: bytes) -> None:
+    with pytest.raises(MalformedPacket):
+        decode(octets)
+
+
+def test_the_largest_packet_with_padding() -> None:
+    filler = (b"\x01\xff" + bytes(253)) * 15
+    attributes = MESSAGE_AUTHENTICATOR + filler + b"\x03\xe9" + bytes(231)
+    assert len(attributes) == 4076
+    packet = decode(_packet(attributes) + b"padding")
+    assert len(packet.octets) == 4096
+    assert decode(_packet(MESSAGE_AUTHENTICATOR + b"\x01\x02" * 199)).attributes[-1] == (1, b"")
+
+
+def test_accounting_is_structure_alone() -> None:
+    assert decode(_packet(b"\x01\x03a", code=4)).message_authenticator_at == 0
+    with pytest.raises(MalformedPacket):
+        verify_request(decode(_packet(MESSAGE_AUTHENTICATOR, code=4)), SECRET)
+
+
+def test_every_flipped_octet_of_a_request_is_refused() -> None:
+    wire = _request((1, b"@home.example"), (26, b"\x00\x00\x7e\xd9\x01\x03a"), (33, b"state"))
+    verify_request(decode(wire), SECRET)
+    for position in range(len(wire)):
+        broken = bytearray(wire)
+        broken[position] ^= 1
+        with pytest.raises((MalformedPacket, BadAuthenticator)):
+            verify_request(decode(bytes(broken)), SECRET)
+
+
+def test_every_flipped_octet_of_a_response_is_refused() -> None:
+    request = verify_request(decode(_request((33, b"one"), (33, b"two"))), SECRET)
+    wire = encode_response(ACCESS_ACCEPT, request, ((18, b"hello"),), SECRET)
+    response = verify_response(decode(wire), AUTHENTICATOR, SECRET)
+    assert response.attributes[1:] == ((18, b"hello"), (33, b"one"), (33, b"two"))
+    for position in range(len(wire)):
+        if position == 1:  # the identifier is what a reply is found by, and signed as well
+            continue
+        broken = bytearray(wire)
+        broken[position] ^= 1
+        with pytest.raises((MalformedPacket, BadAuthenticator)):
+            verify_response(decode(bytes(broken)), AUTHENTICATOR, SECRET)
+    with pytest.raises(BadAuthenticator):
+        verify_response(decode(wire), bytes(16), SECRET)
+    with pytest.raises(BadAuthenticator):
+        verify_response(decode(wire), AUTHENTICATOR, Secret(b"another 16 octet"))
+
+
+def test_a_right_response_authenticator_over_a_wrong_message_authenticator() -> None:
+    # CVE-2024-3596: the MD5 of the Response Authenticator alone can be forged.
+    attributes = bytes((80, 18)) + bytes(16) + b"\x12\x07hello"
+    header = bytes((2, 5)) + (20 + len(attributes)).to_bytes(2, "big")
+    signature = hashlib.md5(header + AUTHENTICATOR + attributes + SECRET.reveal()).digest()
+    with pytest.raises(BadAuthenticator):
+        verify_response(decode(header + signature + attributes), AUTHENTICATOR, SECRET)
+
+
+def test_a_message_authenticator_over_the_response_authenticator() -> None:
+    attributes = bytes((80, 18)) + bytes(16)
+    header = bytes((2, 5)) + (20 + len(attributes)).to_bytes(2, "big")
+    over = hmac.digest(SECRET.reveal(), header + bytes(16) + attributes, "md5")
+    signed = bytes((80, 18)) + over
+    authenticator = hashlib.md5(header + AUTHENTICATOR + signed + SECRET.reveal()).digest()
+    with pytest.raises(BadAuthenticator):
+        verify_response(decode(header + authenticator + signed), AUTHENTICATOR, SECRET)
+
+
+@pytest.mark.parametrize(
+    "attributes",
+    [
+        [(80, bytes(16))],
+        [(0, b"")],
+        [(256, b"")],
+        [(1, bytes(254))],
+        [(1, b"")] * 200,
+        [(1, bytes(253))] * 16,
+    ],
+)
+def test_encoders_refuse_what_decoders_would(attributes: list[tuple[int, bytes]]) -> None:
+    request = verify_request(decode(_request()), SECRET)
+    with pytest.raises(LocalError):
+        encode_request(ACCESS_REQUEST, 5, AUTHENTICATOR, attributes, SECRET)
+    with pytest.raises(LocalError):
+        encode_response(ACCESS_ACCEPT, request, attributes, SECRET)
+
+
+def test_encoders_refuse_other_codes_and_a_second_proxy_state() -> None:
+    request = verify_request(decode(_request()), SECRET)
+    with pytest.raises(LocalError):
+        encode_response(ACCESS_ACCEPT, request, [(33, b"mine")], SECRET)
+    with pytest.raises(LocalError):
+        encode_response(ACCESS_REQUEST, request, [], SECRET)
+    with pytest.raises(LocalError):
+        encode_request(ACCESS_ACCEPT, 5, AUTHENTICATOR, [], SECRET)
+    with pytest.raises(LocalError):
+        encode_request(ACCESS_REQUEST, 5, b"short", [], SECRET)
+
+
+def test_packets_and_errors_do_not_show_the_secret() -> None:
+    wire = _request((1, b"@home.example"))
+    with pytest.raises(BadAuthenticator) as refused:
+        verify_request(decode(wire), Secret(b"another 16 octet"))
+    shown = repr(verify_request(decode(wire), SECRET)) + str(refused.value)
+    assert "sixteen" not in shown
+    assert "another" not in shown
+
+
+def test_description_by_the_dictionary() -> None:
+    wire = _request(
+        (1, b"@home.example"),
+        (4, b"\xc6\x33\x64\x07"),
+        (26, b"\x00\x00\x7e\xd9\x09\x06fa@v"),
+        (200, b"\x01"),
+    )
+    described = dict(describe(decode(wire)))
+    assert described["User-Name"] == "@home.example"
+    assert described["NAS-IP-Address"] == "198.51.100.7"
+    assert described["Roamkey-FA-NAI"] == "fa@v"
+    assert described["200"] == "01"
+
+
+def test_the_dictionary_under_another_vendor_number() -> None:
+    assert load_dictionary(7).vendors.GetForward("Roamkey") == 7
+    assert load_dictionary().vendors.GetForward("Roamkey") == 32473
