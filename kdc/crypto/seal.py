@@ -5,7 +5,6 @@ Which key seals what, and where sealed octets stand, is not known here.
 
 from __future__ import annotations
 
-import bisect
 from typing import Final
 
 from cryptography.exceptions import InvalidTag
@@ -17,14 +16,17 @@ from kdc.model import Secret
 BUCKETS: Final = (32, 64, 96, 128, 192, 256, 512, 1024, 2048)
 TAG_OCTETS: Final = 16
 _LENGTH_OCTETS: Final = 2
+_BUCKET_OF: Final = tuple(
+    next(bucket for bucket in BUCKETS if bucket >= needed) for needed in range(BUCKETS[-1] + 1)
+)
 
 
 def bucket_of(data_octets: int, smallest: int = BUCKETS[0]) -> int:
     """The bucket that holds len(2) and the data; raises `LocalError` where none does."""
-    index = bisect.bisect_left(BUCKETS, max(data_octets + _LENGTH_OCTETS, smallest))
-    if index == len(BUCKETS):
+    needed = max(data_octets + _LENGTH_OCTETS, smallest)
+    if needed > BUCKETS[-1]:
         raise LocalError("too long to seal")
-    return BUCKETS[index]
+    return _BUCKET_OF[needed]
 
 
 def pad(data: bytes, smallest: int = BUCKETS[0]) -> bytes:

@@ -34,6 +34,9 @@ Entropy = Callable[[int], bytes]
 Connection = AsyncConnection[tuple[Any, ...]]
 Result = TypeVar("Result")
 _WARNING: Final = "01000"  # a cancelled wait for a standby: committed here, perhaps nowhere else
+# Every statement here finds a few rows by key, however large the tables: a plan that reads a whole
+# one, to which the planner's guess of a batch's size may lead, is wrong at every size.
+_PLANNER: Final = ("enable_seqscan", "enable_hashjoin", "enable_mergejoin", "jit")
 _CLOCK: Final = "SELECT extract(epoch FROM clock_timestamp())::float8"
 
 
@@ -363,6 +366,8 @@ def _load_checked(conninfo: str, kek: Secret) -> Keyring:
 def _configure(deadline_s: float) -> Callable[[Connection], Any]:
     async def configure(connection: Connection) -> None:
         await connection.set_autocommit(True)
+        for setting in _PLANNER:
+            await connection.execute(f"SET {setting} = off")
         await connection.execute(f"SET statement_timeout = {int(deadline_s * 1000)}")
         await connection.execute(f"SET lock_timeout = {int(deadline_s * 1000)}")
 
