@@ -43,7 +43,7 @@ from kdc.sealing import open_extension, transcript
 from kdc.wire import numbers
 from kdc.wire.advertisement import FaAnnouncement, FaPublicKey
 from kdc.wire.association import KIND_OF_PAIR, decode_sa_info
-from kdc.wire.extensions import decode_ip
+from kdc.wire.extensions import Extension, decode_ip
 from kdc.wire.numbers import Kind
 from kdc.wire.parts import Part, encode_authenticator_head, encode_realm
 from kdc.wire.registration import (
@@ -72,6 +72,7 @@ class FaIdentity:
     care_of_address: IPv4Address
     nas_identifier: bytes
     vendor_id: int = DEFAULT_VENDOR_ID
+    clear_keys: bool = False  # PROTOCOL section 8: no key of its own, where home grants that
 
 
 @dataclass(frozen=True, slots=True)
@@ -146,7 +147,9 @@ class ForeignAgent:
 
     @property
     def announcement(self) -> FaAnnouncement:
-        """What is advertised: NAI and the FK of the current key."""
+        """What is advertised: NAI and the FK of the current key, all zero for clear keys."""
+        if self.identity.clear_keys:
+            return FaAnnouncement(self.identity.nai, bytes(numbers.FK_OCTETS))
         return FaAnnouncement(self.identity.nai, fingerprint(self._keys[0].attribute_3))
 
     # --- from the mobile node (steps 2 and 3) ---
@@ -170,6 +173,7 @@ class ForeignAgent:
         if len(of_link) >= MAXIMUM_OUTSTANDING_OF_ONE or total >= MAXIMUM_OUTSTANDING:
             raise Unavailable("too many outstanding requests")
         of_link.add(octets)
+        keys = () if self.identity.clear_keys else self._keys
         # Step 3
         access = AccessRequest(
             realm=request.realm.realm,
@@ -177,7 +181,7 @@ class ForeignAgent:
             nas_address=self.identity.address,
             fa_nai=self.identity.nai,
             registration_request=octets,
-            fa_public_keys=tuple(key.attribute_3 for key in self._keys),
+            fa_public_keys=tuple(key.attribute_3 for key in keys),
         )
         return Relayed(
             link,
@@ -186,7 +190,7 @@ class ForeignAgent:
             request.identification,
             request.lifetime_s,
             request.realm,
-            self._keys,
+            keys,
         )
 
     # --- from the foreign AAA (step 11) ---
@@ -258,10 +262,14 @@ class ForeignAgent:
                 raise ReplyRefused("a deregistration that was not asked for")
             return Delivery(octets, ACCEPTED, 0, accept.user_name)
         key = next((key for key in relayed.keys if key.spi == spi), None)
-        if wrapped is None or key is None:
+        seal = None
+        if wrapped is not None and key is not None:
+            w = unwrap(wrapped, key=key.key, spi=key.spi, fa_nai=self.identity.nai)
+            seal = Seal(w)
+        elif wrapped is not None or not self.identity.clear_keys:
             raise ReplyRefused("wrapped for another key")
-        w = unwrap(wrapped, key=key.key, spi=key.spi, fa_nai=self.identity.nai)
-        opened = _FaPart(relayed, reply, key, Seal(w), self._policy)
+        attribute_3 = key.attribute_3 if key is not None else b""
+        opened = _FaPart(relayed, reply, attribute_3, seal, self._policy)
         opened.verify_transcript()
         fa_ha, mn_fa = opened.association(Pair.FA_HA), opened.association(Pair.MN_FA)
         alias = Nai(opened.open(numbers.NAI_MN))
@@ -290,39 +298,44 @@ def _append_mfae(to_mhae: bytes, mn_fa: SecurityAssociation) -> bytes:
 
 
 class _FaPart:
-    """The extensions behind the MHAE, opened under W."""
+    """The extensions behind the MHAE, opened under W; in the clear where `seal` is None."""
 
     def __init__(
         self,
         relayed: Relayed,
         reply: RegistrationReply,
-        key: FaKey,
-        seal: Seal,
+        attribute_3: bytes,
+        seal: Seal | None,
         policy: frozenset[Suite],
     ) -> None:
         if reply.fa_part is None or reply.transcript is None:
             raise ReplyRefused("no part for the FA")
-        self._relayed, self._reply, self._key = relayed, reply, key
+        self._relayed, self._reply, self._attribute_3 = relayed, reply, attribute_3
         self._part: Part = reply.fa_part
         self._transcript = reply.transcript
         self._seal, self._policy = seal, policy
 
     def open(self, kind: Kind) -> bytes:
-        return open_extension(self._seal, self._part[kind], self._reply.fixed_header)
+        return self._open(self._part[kind])
+
+    def _open(self, extension: Extension) -> bytes:
+        if self._seal is None:
+            return extension.info  # checked when it was read
+        return open_extension(self._seal, extension, self._reply.fixed_header)
 
     def verify_transcript(self) -> None:
         """All that FA and home have said to each other, and that no SA payload is another's."""
         access, reply = self._relayed.access, self._reply
         computed = transcript(
             request=access.registration_request,
-            attribute_3=self._key.attribute_3,
+            attribute_3=self._attribute_3,
             attribute_5=access.fa_sa_payload,
             fa_nai=access.fa_nai.octets,
             reply_to_mhae=reply.octets[: reply.mhae_end],
             between=reply.octets[reply.mhae_end : reply.transcript_start],
         )
         # Not a secret: both sides compute it over what they have seen.
-        if open_extension(self._seal, self._transcript, reply.fixed_header) != computed:
+        if self._open(self._transcript) != computed:
             raise ReplyRefused("Transcript")
         if reply.part.sa_payloads or self._part.sa_payloads:
             raise ReplyRefused("an answer to nothing that was offered")

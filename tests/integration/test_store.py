@@ -170,12 +170,15 @@ async def test_racing_stores_give_each_record_one_next_state(
     enrolments = provision(20)
     spis = [enrolment.spis[0] for enrolment in enrolments]
 
+    all_loaded = asyncio.Barrier(8)
+
     async def race() -> list[CommitResult]:
         async with Store.opened(database_settings, entropy=secrets.token_bytes) as own:
             loaded = await own.load(spis)
             changes = [
                 await _change(own, loaded.records[spi].record, spi, loaded.clock) for spi in spis
             ]
+            await all_loaded.wait()
             return await own.commit(changes, clock=loaded.clock)
 
     results = await asyncio.gather(*(race() for _ in range(8)))
