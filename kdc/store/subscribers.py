@@ -8,7 +8,7 @@ from datetime import datetime
 from ipaddress import IPv4Address
 from typing import Any, Final
 
-from sqlalchemy import Connection, Text, cast, func, insert, select, text, update
+from sqlalchemy import Connection, Text, any_, bindparam, cast, func, insert, select, text, update
 from sqlalchemy.exc import IntegrityError
 
 from kdc.errors import LocalError
@@ -24,6 +24,7 @@ SUSPENDED: Final = "suspended"
 _KEY0_OCTETS: Final = 32
 _ROWS_AT_ONCE: Final = 1000
 _ATTEMPTS: Final = 5
+_SPARE_SPIS: Final = 64
 _FIRST_ADDRESS: Final = IPv4Address("10.0.0.0")
 _ADDRESSES: Final = 2**24
 
@@ -77,10 +78,12 @@ def add(
                 break
             except IntegrityError as error:
                 connection.rollback()
-                if "key0_spis" not in str(error.orig) or attempt == _ATTEMPTS - 1:
+                if "key0_spis" not in str(error.orig):
                     raise SubscriberExists(
                         "a subscriber of this name exists: `kdc subscriber show` shows it"
                     ) from None
+                if attempt == _ATTEMPTS - 1:
+                    raise LocalError("no free SPIs were found: try again") from None
         yield from enrolments
 
 
@@ -93,7 +96,7 @@ def _add_chunk(
         insert(subscribers),
         [_subscriber_row(*row) for row in zip(chunk, subscriber_ids, strict=True)],
     )
-    spis = iter(draw_key0_spis(UNSPENT_SPIS * len(chunk), entropy))
+    spis = iter(_free_spis(connection, UNSPENT_SPIS * len(chunk), entropy))
     records, spi_rows, enrolments = [], [], []
     for item, subscriber_id, record_id in zip(chunk, subscriber_ids, record_ids, strict=True):
         key0 = Secret(entropy(_KEY0_OCTETS))
@@ -116,6 +119,17 @@ def _add_chunk(
     connection.execute(insert(key0_records), records)
     connection.execute(insert(key0_spis), spi_rows)
     return enrolments
+
+
+def _free_spis(connection: Connection, count: int, entropy: Entropy) -> list[int]:
+    """KEY0 SPIs that nobody has; another node may still take one before these are committed."""
+    free: list[int] = []
+    while len(free) < count:
+        drawn = draw_key0_spis(count + _SPARE_SPIS, entropy)
+        query = select(key0_spis.c.spi).where(key0_spis.c.spi == any_(bindparam("drawn")))
+        taken = {row[0] for row in connection.execute(query, {"drawn": list(drawn)})}
+        free = [spi for spi in drawn if spi not in taken]
+    return free[:count]
 
 
 def _draw_ids(connection: Connection, table: str, count: int) -> list[int]:
