@@ -74,6 +74,7 @@ class Store:
         self._deadline_s = deadline_s
         self._overlap_s = overlap_s
         self._abandoned: set[asyncio.Task[Any]] = set()
+        self._dummy_row = rows.dummy_row(keyring, entropy)
         self._entropy = entropy
         self.allocator = Allocator(
             self.connection, entropy=entropy, dynamic_addresses=dynamic_addresses
@@ -156,6 +157,9 @@ class Store:
                 records[row[1]] = rows.read_record(row[2:], self.keyring)
             except RowSealBroken:
                 unreadable += 1
+        for _ in range(len(set(spis)) - len(records) - unreadable):
+            # PROTOCOL 5.3: an unknown SPI costs what a live one does, so that time tells nothing.
+            rows.read_record(self._dummy_row, self.keyring)
         return Loaded(records, float(found[0][0]), unreadable)
 
     async def _fetch_records(self, spis: Sequence[int]) -> list[tuple[Any, ...]]:

@@ -9,7 +9,7 @@ from typing import Any, Final
 
 from kdc.crypto.kek import RowSeal, RowSealBroken
 from kdc.model import HomeAddressKind, Identification, Nai, Secret
-from kdc.records import NewRegistration, Record, RecordChange, StoredRecord
+from kdc.records import UNSPENT_SPIS, NewRegistration, Record, RecordChange, StoredRecord
 from kdc.store.keyring import ASSOCIATION, RECORD, Entropy, Keyring
 
 Row = dict[str, Any]
@@ -268,6 +268,14 @@ def seal_key0(
     seal = keyring.current(RECORD)
     sealed = seal.seal(key0, column=KEY0_COLUMN, row=record_id, owner=record_id, entropy=entropy)
     return seal.key_id, sealed
+
+
+def dummy_row(keyring: Keyring, entropy: Entropy) -> tuple[Any, ...]:
+    """A row such as LOAD gives behind clock and SPI, of nobody."""
+    key_id, sealed = seal_key0(Secret(entropy(32)), 0, keyring, entropy)
+    spis = [0] * UNSPENT_SPIS
+    who = (0, "nobody@example.invalid", False, None, False, 0, "hidden", 0, None)
+    return (*who, spis, 0, 0, 0, 0, [], None, None, None, None, 0, key_id, sealed, None, None)
 
 
 def open_association_keys(
