@@ -38,6 +38,7 @@ SUITES: Final = {
     "aes-256-gcm": Suite(3, 20),
     "chacha20-poly1305": Suite(3, 28),
 }
+MAXIMUM_HOME_REALM_OCTETS: Final = 64 - len("m-0123456789abcdef@")  # PROTOCOL section 9
 _ADDRESS: Final = re.compile(r"(\[[^\]]+\]|[^:\[\]]+):(\d{1,5})")
 
 
@@ -72,6 +73,14 @@ def _not_empty(items: tuple[Any, ...]) -> tuple[Any, ...]:
     return items
 
 
+def _short_realm(realm: str) -> str:
+    if len(realm) > MAXIMUM_HOME_REALM_OCTETS:
+        raise ValueError(
+            f"expected at most {MAXIMUM_HOME_REALM_OCTETS} octets: an alias of the home has 64"
+        )
+    return realm
+
+
 def _short_nai(nai: Nai) -> Nai:
     if len(nai.octets) > MAXIMUM_FA_NAI_OCTETS:
         raise ValueError(f"expected a name of at most {MAXIMUM_FA_NAI_OCTETS} octets")
@@ -96,6 +105,8 @@ class HomeSection(HomeIdentity):
     """[home]."""
 
     model_config = StrictModel.model_config
+
+    realm: Annotated[Realm, AfterValidator(_short_realm)]
 
     listen: Listen
     vendor_id: VendorId = DEFAULT_VENDOR_ID

@@ -7,7 +7,7 @@ the caller hands in what arrived and sends what comes out.
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Callable, Hashable
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from ipaddress import IPv4Address
 from typing import Final
@@ -27,12 +27,12 @@ from kdc.errors import (
     Unavailable,
     UnknownVendor,
 )
+from kdc.installation import DEFAULT_POLICY, accept_sa_info
 from kdc.model import (
     DEFAULT_VENDOR_ID,
     SPI_MAXIMUM,
     SPI_MINIMUM,
     IpAddress,
-    Mode,
     Nai,
     Pair,
     Secret,
@@ -42,7 +42,7 @@ from kdc.model import (
 from kdc.sealing import open_extension, transcript
 from kdc.wire import numbers
 from kdc.wire.advertisement import FaAnnouncement, FaPublicKey
-from kdc.wire.association import KIND_OF_PAIR, decode_sa_info
+from kdc.wire.association import KIND_OF_PAIR
 from kdc.wire.extensions import Extension, decode_ip
 from kdc.wire.numbers import Kind
 from kdc.wire.parts import Part, encode_authenticator_head, encode_realm
@@ -54,13 +54,11 @@ from kdc.wire.registration import (
 )
 
 Entropy = Callable[[int], bytes]
+Sender = tuple[str, int]  # link address and port of a mobile node
 KEY_LIFETIME_S: Final = 3600  # PROTOCOL section 8: at most every hour, at least every day
 KEY_ERASED_AFTER_S: Final = 600
 MAXIMUM_OUTSTANDING: Final = 4096
 MAXIMUM_OUTSTANDING_OF_ONE: Final = 64
-DEFAULT_POLICY: Final = frozenset(
-    {Suite(1, 5), Suite(1, 7), Suite(2, 12), Suite(3, 20), Suite(3, 28)}
-)
 
 
 @dataclass(frozen=True, slots=True)
@@ -92,7 +90,7 @@ class FaKey:
 class Relayed:
     """One outstanding request: what its Transcript will be computed over."""
 
-    link: Hashable
+    sender: Sender
     access: AccessRequest
     home_agent: IPv4Address
     identification: bytes
@@ -123,7 +121,7 @@ class ForeignAgent:
         self.identity = identity
         self._policy = policy
         self._keys: tuple[FaKey, ...] = ()  # current first, then the previous one
-        self._outstanding: dict[Hashable, set[bytes]] = {}
+        self._outstanding: dict[str, set[tuple[Sender, bytes]]] = {}
 
     # --- keys (section 8) ---
 
@@ -154,7 +152,7 @@ class ForeignAgent:
 
     # --- from the mobile node (steps 2 and 3) ---
 
-    def on_request(self, octets: bytes, link: Hashable) -> Relayed | Delivery | None:
+    def on_request(self, octets: bytes, sender: Sender) -> Relayed | Delivery | None:
         """An Access-Request to be sent, or the FA's own denial; None for one that is under way.
 
         Raises `Unavailable` above the limits of section 8: the request is dropped.
@@ -166,13 +164,13 @@ class ForeignAgent:
             return self._deny(octets, FA_POORLY_FORMED)
         if request.care_of_address != self.identity.care_of_address:
             return self._deny(octets, FA_POORLY_FORMED)
-        of_link = self._outstanding.setdefault(link, set())
-        if octets in of_link:
+        of_link = self._outstanding.setdefault(sender[0], set())
+        if (sender, octets) in of_link:
             return None
         total = sum(map(len, self._outstanding.values()))
         if len(of_link) >= MAXIMUM_OUTSTANDING_OF_ONE or total >= MAXIMUM_OUTSTANDING:
             raise Unavailable("too many outstanding requests")
-        of_link.add(octets)
+        of_link.add((sender, octets))
         keys = () if self.identity.clear_keys else self._keys
         # Step 3
         access = AccessRequest(
@@ -184,7 +182,7 @@ class ForeignAgent:
             fa_public_keys=tuple(key.attribute_3 for key in keys),
         )
         return Relayed(
-            link,
+            sender,
             access,
             request.home_agent,
             request.identification,
@@ -201,10 +199,7 @@ class ForeignAgent:
         Nothing is installed unless everything that home sealed to this FA is right (section 8).
         """
         # Step 11
-        of_link = self._outstanding.get(relayed.link, set())
-        of_link.discard(relayed.access.registration_request)
-        if not of_link:
-            self._outstanding.pop(relayed.link, None)
+        self._settle(relayed)
         request = relayed.access.registration_request
         if response is None:
             return self._deny(request, FA_HOME_TIMEOUT)
@@ -219,8 +214,16 @@ class ForeignAgent:
 
     def too_long(self, relayed: Relayed) -> Delivery:
         """The request would pass 4,096 octets of RADIUS (section 9)."""
-        self._outstanding.get(relayed.link, set()).discard(relayed.access.registration_request)
+        self._settle(relayed)
         return self._deny(relayed.access.registration_request, FA_POORLY_FORMED)
+
+    def _settle(self, relayed: Relayed) -> None:
+        """The request is no longer outstanding."""
+        link = relayed.sender[0]
+        of_link = self._outstanding.get(link, set())
+        of_link.discard((relayed.sender, relayed.access.registration_request))
+        if not of_link:
+            self._outstanding.pop(link, None)
 
     def _deny(self, request: bytes, code: int) -> Delivery:
         """The FA's own denial: neither MHAE nor MFAE, a hint to the MN (section 3)."""
@@ -343,23 +346,8 @@ class _FaPart:
             self.open(kind)
 
     def association(self, pair: Pair) -> SecurityAssociation:
-        info = decode_sa_info(self.open(KIND_OF_PAIR[pair]), pair)
-        if (info.mode, info.derivation) != (Mode.STATEFUL, 0) or not len(info.secret):
-            raise ReplyRefused("a key mode that was not asked for")
-        if not self._policy.issuperset(info.suites):
-            raise ReplyRefused("a suite outside the agent's policy")
-        if info.lifetime_s > self._reply.lifetime_s:
-            raise ReplyRefused("an association that outlives its registration")
-        return SecurityAssociation(
-            pair,
-            info.spi,
-            info.lifetime_s,
-            info.key_name,
-            info.mode,
-            info.derivation,
-            info.suites,
-            info.secret,
-        )
+        opened = self.open(KIND_OF_PAIR[pair])
+        return accept_sa_info(opened, pair, policy=self._policy, granted_s=self._reply.lifetime_s)
 
     def home_address(self) -> IPv4Address:
         if numbers.IP_MN not in self._part.extensions:

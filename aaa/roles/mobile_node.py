@@ -20,13 +20,13 @@ from kdc.errors import (
     Malformed,
     ReplyRefused,
 )
+from kdc.installation import DEFAULT_POLICY, accept_sa_info
 from kdc.model import (
     DEFAULT_VENDOR_ID,
     Enrolment,
     ExchangeKeys,
     Identification,
     IpAddress,
-    Mode,
     Nai,
     Pair,
     SecurityAssociation,
@@ -35,7 +35,7 @@ from kdc.model import (
 from kdc.sealing import open_extension, seal_extension
 from kdc.wire import numbers
 from kdc.wire.advertisement import FaAnnouncement
-from kdc.wire.association import KIND_OF_PAIR, decode_sa_info
+from kdc.wire.association import KIND_OF_PAIR
 from kdc.wire.extensions import decode_ip, decode_next_spi, decode_status
 from kdc.wire.numbers import Kind
 from kdc.wire.parts import encode_authenticator_head, encode_part, encode_realm
@@ -46,10 +46,6 @@ from kdc.wire.registration import (
 )
 
 Entropy = Callable[[int], bytes]
-# PROTOCOL 4.3, default policy "on": what a home side may choose when nothing was offered.
-DEFAULT_POLICY: Final = frozenset(
-    {Suite(1, 5), Suite(1, 7), Suite(2, 12), Suite(3, 20), Suite(3, 28)}
-)
 _SCOPE_HOST: Final = IPv4Address(0)
 
 
@@ -290,24 +286,8 @@ class _Opener:
         return Registered(self._reply.lifetime_s, home_address, alias, mn_ha, mn_fa)
 
     def _association(self, pair: Pair, policy: frozenset[Suite]) -> SecurityAssociation:
-        info = decode_sa_info(self._open(KIND_OF_PAIR[pair]), pair)
-        # Nothing was offered, so only the home side's default mode may stand here.
-        if (info.mode, info.derivation) != (Mode.STATEFUL, 0) or not len(info.secret):
-            raise ReplyRefused("a key mode that was not asked for")
-        if not policy.issuperset(info.suites):
-            raise ReplyRefused("a suite outside the node's policy")
-        if info.lifetime_s > self._reply.lifetime_s:
-            raise ReplyRefused("an association that outlives its registration")
-        return SecurityAssociation(
-            pair,
-            info.spi,
-            info.lifetime_s,
-            info.key_name,
-            info.mode,
-            info.derivation,
-            info.suites,
-            info.secret,
-        )
+        opened = self._open(KIND_OF_PAIR[pair])
+        return accept_sa_info(opened, pair, policy=policy, granted_s=self._reply.lifetime_s)
 
     def _verify_mfae(self, mn_fa: SecurityAssociation) -> None:
         """7.4: a valid MFAE confirms that the FA holds KEY3."""

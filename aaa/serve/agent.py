@@ -140,6 +140,9 @@ class AgentServer:
         except LocalError:
             self._deliver(self._role.too_long(relayed), source)
             return
+        except BaseException:
+            self._role.on_response(relayed, None)  # cancelled, or a bug: no longer outstanding
+            raise
         response = None
         if packet is not None:
             try:

@@ -141,6 +141,10 @@ class RegistrationPipeline:
                 self._counters.add(COMMIT_UNKNOWN, len(batch))
                 _answer_all(batch, None)
                 return
+            except BaseException:
+                # Cancelled, or a bug: nobody is to wait for an answer that will not come.
+                _answer_all(batch, None)
+                raise
             spent = [work for work in batch if work.attempts >= _ATTEMPTS]
             _answer_all(spent, AccessReject(DENIED_RESOURCES))
             batch = [work for work in batch if work.attempts < _ATTEMPTS]

@@ -57,22 +57,16 @@ class Domains:
 
     def kdc(self, *arguments: str, expect: int = 0) -> str:
         """`kdc` as an operator runs it."""
-        done = subprocess.run(
-            [sys.executable, "-m", "kdc", *arguments],
-            cwd=self.folder,
-            env=self.environment,
-            capture_output=True,
-            text=True,
-            check=False,
-            timeout=60,
-        )
-        assert done.returncode == expect, done.stderr
-        return done.stdout if expect == 0 else done.stderr
+        return self._run("kdc", *arguments, expect=expect)
 
     def aaa(self, *arguments: str, expect: int = 0) -> str:
         """`aaa` to its end."""
+        return self._run("aaa", *arguments, expect=expect)
+
+    def _run(self, program: str, *arguments: str, expect: int) -> str:
+        """What it prints; on standard error where it is expected to fail."""
         done = subprocess.run(
-            [sys.executable, "-m", "aaa", *arguments],
+            [sys.executable, "-m", program, *arguments],
             cwd=self.folder,
             env=self.environment,
             capture_output=True,

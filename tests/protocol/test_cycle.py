@@ -17,7 +17,7 @@ from aaa.roles.mobile_node import (
     accept_reply,
 )
 from kdc.crypto.hpke import X25519Key
-from kdc.errors import RemoteError
+from kdc.errors import RemoteError, Unavailable
 from kdc.model import HomeAddressKind, Nai, Pair, Secret
 from kdc.wire.advertisement import FaPublicKey
 from tests.protocol.world import VISITED, World, replaced
@@ -112,7 +112,7 @@ def test_no_flipped_octet_of_a_request_is_accepted_anywhere() -> None:
         tampered = dataclasses.replace(access, registration_request=flipped)
         settled = world.home.handle(tampered, VISITED, world.now)
         assert isinstance(settled.response, AccessReject)
-        outcome = agent.on_request(flipped, "another link")
+        outcome = agent.on_request(flipped, ("another link", 1))
         if isinstance(outcome, Relayed):
             assert agent.on_response(outcome, settled.response).code == 67
         else:
@@ -233,3 +233,35 @@ def test_what_a_hub_swaps_in_the_reply_is_refused_by_the_agent(what: str) -> Non
         changes["fa_wrapped_key"] = theirs.fa_wrapped_key
     delivery = world.deliver(agent, relayed, dataclasses.replace(mine, **changes))  # type: ignore[arg-type]
     assert delivery.code == 67 and delivery.associations == ()
+
+
+# --- limits of a foreign agent (PROTOCOL section 8) ------------------------------------------
+
+
+def test_an_agent_has_sixty_four_requests_of_one_link_outstanding() -> None:
+    world = World()
+    agent = world.agents[0]
+    requests = [world.request(agent, lifetime_s=600 + n).octets for n in range(65)]
+    for port, octets in enumerate(requests[:64]):
+        assert isinstance(agent.on_request(octets, ("one link", port)), Relayed)
+    with pytest.raises(Unavailable):
+        agent.on_request(requests[64], ("one link", 99))
+    relayed = agent.on_request(requests[64], ("another link", 99))
+    assert isinstance(relayed, Relayed)
+    assert agent.on_request(requests[64], ("another link", 99)) is None, "it is under way"
+    assert agent.on_response(relayed, None).code == 78
+    assert isinstance(agent.on_request(requests[64], ("another link", 99)), Relayed)
+
+
+def test_an_agents_keys_are_replaced_and_erased_in_time() -> None:
+    world = World()
+    agent = world.agents[0]
+    first = agent.announcement.fk
+    assert not agent.rotate_key(now=world.now + 3599, entropy=world.rng.randbytes)
+    late = world.request(agent)  # heard before the rotation, sent after it
+    assert agent.rotate_key(now=world.now + 3600, entropy=world.rng.randbytes)
+    assert agent.announcement.fk != first
+    _, delivery = world.accepted(agent, late)
+    assert len(delivery.associations) == 2, "the previous key still opens"
+    agent.rotate_key(now=world.now + 3600 + 600, entropy=world.rng.randbytes)
+    assert len(world.relay(agent, world.request(agent).octets).access.fa_public_keys) == 1

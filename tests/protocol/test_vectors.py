@@ -274,7 +274,7 @@ def test_cycle(vector: Vector) -> None:  # noqa: PLR0915 - one story
         FaKey(X25519Key.of(Secret(octets(key["x25519_private"]))), key["spi"], 0.0)
         for key in given["fa"]["keys"]
     )
-    relayed = agent.on_request(pending.octets, "link")
+    relayed = agent.on_request(pending.octets, ("link", 1))
     assert isinstance(relayed, Relayed)
     delivery = agent.on_response(relayed, response)
     assert delivery.octets == octets(out["relay"])

@@ -104,7 +104,7 @@ class World:
 
     def relay(self, agent: ForeignAgent, octets: bytes) -> Relayed:
         """Steps 2 and 3."""
-        relayed = agent.on_request(octets, "link")
+        relayed = agent.on_request(octets, ("link", 1))
         assert isinstance(relayed, Relayed)
         return relayed
 

@@ -18,6 +18,7 @@ from aaa.config import (
     load_home,
     load_mobile_node,
 )
+from aaa.roles.home_agent_reply import alias_nai
 from kdc.config import ConfigurationError, load_kdc, read_secret_file
 from kdc.model import Nai, Secret, Suite
 
@@ -313,3 +314,12 @@ def test_what_is_not_toml_is_refused(folder: Path, content: bytes, expected: str
 def test_a_missing_file_is_said_to_be_missing(tmp_path: Path) -> None:
     with pytest.raises(ConfigurationError, match="No such file or directory"):
         load_home(tmp_path / "nowhere.toml")
+
+
+def test_a_home_realm_leaves_room_for_an_alias(folder: Path) -> None:
+    longest = "a" * 37 + ".example"
+    assert len(alias_nai(bytes(8), longest).octets) == 64
+    accepted = load_home(written(folder, HOME.replace("Home.Example", longest)))
+    assert accepted.home.realm == longest
+    with pytest.raises(ConfigurationError, match=r"home\.realm: expected at most 45 octets"):
+        load_home(written(folder, HOME.replace("Home.Example", "a" + longest)))

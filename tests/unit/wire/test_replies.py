@@ -75,7 +75,7 @@ def test_the_agent_installs_and_relays_nothing_and_says_67(vector: Vector) -> No
     agent = ForeignAgent(identity)
     key = FaKey(X25519Key.of(Secret(octets(given["x25519_private"]))), given["spi"], NOW)
     agent._keys = (key,)
-    relayed = agent.on_request(request, "link")
+    relayed = agent.on_request(request, ("link", 1))
     assert isinstance(relayed, Relayed)
     assert isinstance(relayed.access, AccessRequest)
     sent = dataclasses.replace(relayed.access, fa_sa_payload=octets(given["fa_sa_payload"]))
