@@ -151,7 +151,11 @@ def open_request(
     request = structured.request
     covered = request.octets[: request.mhae.covered_octets]
     authentic = is_authentic(keys.authenticate_request, covered, request.mhae.digest)
-    known = record is not None and record.active
+    spi = request.mhae.spi
+    # A store that still finds a record under a dead SPI must not revive it (PROTOCOL 5.4).
+    known = (
+        record is not None and record.active and (spi in record.unspent or spi == record.last_spent)
+    )
     if record is not None and record.expires_at is not None and record.expires_at <= now:
         known = False
     if not authentic or not known or record is None:

@@ -12,6 +12,7 @@ from pathlib import Path
 import psycopg
 import pytest
 
+from kdc.center import KeyDistributionCenter
 from kdc.config import DatabaseSettings
 from kdc.crypto.kek import RowSealBroken
 from kdc.model import (
@@ -129,6 +130,28 @@ async def test_a_spent_spi_is_gone_with_the_next_request(
         change = await _change(store, loaded.records[spi].record, spi, loaded.clock)
         await store.commit([change], clock=loaded.clock)
     assert (await store.load([enrolment.spis[0]])).records == {}
+
+
+async def test_the_spis_that_a_request_jumps_over_are_gone_with_it(
+    store: Store, provision: Provision
+) -> None:
+    (enrolment,) = provision()
+    loaded = await store.load([enrolment.spis[2]])
+    record = loaded.records[enrolment.spis[2]].record
+    step = KeyDistributionCenter(secrets.token_bytes).spend
+    await store.allocator.reserve(key0=4, associations=[])
+    spent = step(record, enrolment.spis[2], store.allocator)
+    change = await _change(store, record, enrolment.spis[2], loaded.clock)
+    change = replace(
+        change,
+        unspent=spent.unspent,
+        last_spent=spent.last_spent,
+        added_spis=spent.added,
+        removed_spis=spent.removed,
+    )
+    await store.commit([change], clock=loaded.clock)
+    assert set((await store.load(enrolment.spis)).records) == set(enrolment.spis[2:])
+    assert len((await store.load(spent.added)).records) == 3
 
 
 async def test_a_changed_record_is_a_conflict_and_takes_nothing_with_it(

@@ -6,8 +6,9 @@ import dataclasses
 
 import pytest
 
-from aaa.exchange import AccessAccept, AccessReject, AccessResponse
+from aaa.exchange import AccessAccept, AccessReject, AccessResponse, Peer
 from aaa.roles.foreign_agent import Relayed
+from aaa.roles.home_agent import read_request
 from aaa.roles.mobile_node import (
     Deregistered,
     HintFromFa,
@@ -17,7 +18,7 @@ from aaa.roles.mobile_node import (
     accept_reply,
 )
 from kdc.crypto.hpke import X25519Key
-from kdc.errors import RemoteError, Unavailable
+from kdc.errors import AuthenticationFailed, RemoteError, Unavailable
 from kdc.model import HomeAddressKind, Nai, Pair, Secret
 from kdc.wire.advertisement import FaPublicKey
 from tests.protocol.world import VISITED, World, replaced
@@ -265,3 +266,61 @@ def test_an_agents_keys_are_replaced_and_erased_in_time() -> None:
     assert len(delivery.associations) == 2, "the previous key still opens"
     agent.rotate_key(now=world.now + 3600 + 600, entropy=world.rng.randbytes)
     assert len(world.relay(agent, world.request(agent).octets).access.fa_public_keys) == 1
+
+
+# --- what only one check stands between ------------------------------------------------------
+
+
+def test_a_peer_speaks_only_for_its_own_realms() -> None:
+    world = World()
+    relayed = world.relay(world.agents[0], world.request(world.agents[0]).octets)
+    stranger = Peer("stranger", frozenset({"elsewhere.example"}))
+    settled = world.home.handle(relayed.access, stranger, world.now)
+    assert settled.response == AccessReject(132)
+    assert world.store.registrations == []
+
+
+def test_a_forged_denial_teaches_the_node_nothing() -> None:
+    world = World()
+    agent = world.agents[0]
+    world.now -= 3600
+    pending = world.request(agent)
+    world.now += 3600
+    relayed = world.relay(agent, pending.octets)
+    denial = world.deliver(agent, relayed, world.ask_home(relayed)).octets
+    assert denial[1] == 133
+    for flipped in _flips(denial):
+        try:
+            node, answer = _accept(world, pending, flipped)
+        except RemoteError:
+            continue
+        assert isinstance(answer, HintFromFa) and node == world.node
+
+
+def test_the_reply_to_another_deregistration_is_not_relayed() -> None:
+    world = World()
+    agent = world.agents[0]
+    world.accepted(agent, world.request(agent))
+    world.now += 5
+    first, second = world.request(agent, lifetime_s=0), world.request(agent, lifetime_s=0)
+    of_first = world.ask_home(world.relay(agent, first.octets))
+    delivery = agent.on_response(world.relay(agent, second.octets), of_first)
+    assert delivery.code == 67
+
+
+def test_an_spi_that_was_skipped_is_dead_whatever_a_store_finds_under_it() -> None:
+    world = World()
+    agent = world.agents[0]
+    skipped = world.request(agent)
+    world.now += 1
+    world.accepted(agent, world.request(agent))
+    assert skipped.spi not in (*world.store.record.unspent, world.store.record.last_spent)
+    world.now += 1
+    world.node = dataclasses.replace(world.node, unspent=(skipped.spi,))
+    late = world.request(agent)  # a greater Identification under a dead SPI
+    stored = world.store.stored
+    structured = read_request(
+        world.relay(agent, late.octets).access, vendor_id=world.policy.vendor_id
+    )
+    with pytest.raises(AuthenticationFailed):
+        world.home.registrar.settle(structured, stored, VISITED, world.allocator, now=world.now)
