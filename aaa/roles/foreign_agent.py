@@ -121,7 +121,8 @@ class ForeignAgent:
         self.identity = identity
         self._policy = policy
         self._keys: tuple[FaKey, ...] = ()  # current first, then the previous one
-        self._outstanding: dict[str, set[tuple[Sender, bytes]]] = {}
+        self._outstanding: dict[str, set[tuple[Sender, bytes]]] = {}  # by link address
+        self._outstanding_total = 0
 
     # --- keys (section 8) ---
 
@@ -164,13 +165,16 @@ class ForeignAgent:
             return self._deny(octets, FA_POORLY_FORMED)
         if request.care_of_address != self.identity.care_of_address:
             return self._deny(octets, FA_POORLY_FORMED)
-        of_link = self._outstanding.setdefault(sender[0], set())
+        of_link = self._outstanding.get(sender[0], set())
         if (sender, octets) in of_link:
             return None
-        total = sum(map(len, self._outstanding.values()))
-        if len(of_link) >= MAXIMUM_OUTSTANDING_OF_ONE or total >= MAXIMUM_OUTSTANDING:
+        full = len(of_link) >= MAXIMUM_OUTSTANDING_OF_ONE
+        if full or self._outstanding_total >= MAXIMUM_OUTSTANDING:
+            # Nothing is remembered of a refused sender: a flood of forged ones must not grow us.
             raise Unavailable("too many outstanding requests")
         of_link.add((sender, octets))
+        self._outstanding[sender[0]] = of_link
+        self._outstanding_total += 1
         keys = () if self.identity.clear_keys else self._keys
         # Step 3
         access = AccessRequest(
@@ -221,7 +225,10 @@ class ForeignAgent:
         """The request is no longer outstanding."""
         link = relayed.sender[0]
         of_link = self._outstanding.get(link, set())
-        of_link.discard((relayed.sender, relayed.access.registration_request))
+        entry = (relayed.sender, relayed.access.registration_request)
+        if entry in of_link:
+            of_link.remove(entry)
+            self._outstanding_total -= 1
         if not of_link:
             self._outstanding.pop(link, None)
 

@@ -254,6 +254,23 @@ def test_an_agent_has_sixty_four_requests_of_one_link_outstanding() -> None:
     assert isinstance(agent.on_request(requests[64], ("another link", 99)), Relayed)
 
 
+def test_a_flood_of_forged_links_is_refused_and_leaves_nothing_behind() -> None:
+    world = World()
+    agent = world.agents[0]
+    octets = world.request(agent).octets
+    taken = [agent.on_request(octets, (f"link {number}", 434)) for number in range(4096)]
+    for number in range(4096, 5000):
+        with pytest.raises(Unavailable):
+            agent.on_request(octets, (f"link {number}", 434))
+    assert len(agent._outstanding) == 4096
+    for relayed in taken:
+        assert isinstance(relayed, Relayed)
+        agent.on_response(relayed, None)
+        agent.on_response(relayed, None)  # a second end of the same one counts once
+    assert agent._outstanding == {} and agent._outstanding_total == 0
+    assert isinstance(agent.on_request(octets, ("a late link", 434)), Relayed)
+
+
 def test_an_agents_keys_are_replaced_and_erased_in_time() -> None:
     world = World()
     agent = world.agents[0]
