@@ -12,6 +12,13 @@ from typing import Annotated, Any, Final, Literal
 
 from pydantic import AfterValidator, Field, PlainValidator
 
+from aaa.policy import (
+    AgentNegotiation,
+    HomeNegotiation,
+    NodeNegotiation,
+    NotEmpty,
+    Together,
+)
 from kdc.config import (
     ConfigurationError,
     ConfiguredNai,
@@ -29,15 +36,8 @@ from kdc.config import (
     parser_of,
     read_toml,
 )
-from kdc.model import DEFAULT_VENDOR_ID, MAXIMUM_FA_NAI_OCTETS, Nai, Suite
+from kdc.model import DEFAULT_VENDOR_ID, MAXIMUM_FA_NAI_OCTETS, Nai
 
-SUITES: Final = {
-    "hmac-sha2-256": Suite(1, 5),
-    "hmac-sha2-512": Suite(1, 7),
-    "aes-256-cbc": Suite(2, 12),
-    "aes-256-gcm": Suite(3, 20),
-    "chacha20-poly1305": Suite(3, 28),
-}
 MAXIMUM_HOME_REALM_OCTETS: Final = 64 - len("m-0123456789abcdef@")  # PROTOCOL section 9
 _ADDRESS: Final = re.compile(r"(\[[^\]]+\]|[^:\[\]]+):(\d{1,5})")
 
@@ -49,14 +49,6 @@ def _check_address(text: str) -> str:
     return text
 
 
-def _suite(value: object) -> Suite:
-    if isinstance(value, Suite):
-        return value
-    if not isinstance(value, str) or value not in SUITES:
-        raise ValueError(f"expected one of {', '.join(SUITES)}")
-    return SUITES[value]
-
-
 def _public_key(value: object) -> bytes:
     try:
         octets = bytes.fromhex(value) if isinstance(value, str) else b""
@@ -65,12 +57,6 @@ def _public_key(value: object) -> bytes:
     if len(octets) != 32:
         raise ValueError("expected an X25519 public key in 64 hex digits")
     return octets
-
-
-def _not_empty(items: tuple[Any, ...]) -> tuple[Any, ...]:
-    if not items:
-        raise ValueError("expected at least one")
-    return items
 
 
 def _short_realm(realm: str) -> str:
@@ -91,12 +77,9 @@ SocketAddress = Annotated[str, parser_of(_check_address, 'HOST:PORT, such as "12
 Network = Annotated[str, parser_of(lambda text: str(ip_network(text)), "a network, 192.0.2.0/24")]
 AnyAddress = Annotated[IPv4Address | IPv6Address, parser_of(ip_address, "an IP address")]
 Ipv4Network = Annotated[IPv4Network, parser_of(IPv4Network, "an IPv4 network, 10.0.0.0/8")]
-SuiteName = Annotated[Suite, PlainValidator(_suite)]
 PublicKey = Annotated[bytes, PlainValidator(_public_key)]
 FaNai = Annotated[ConfiguredNai, AfterValidator(_short_nai)]
 VendorId = Annotated[int, Field(ge=1, le=2**24 - 1)]
-# Not Field(min_length=1): pydantic would count a refused item as missing and tell it twice.
-NotEmpty = AfterValidator(_not_empty)
 Listen = Annotated[tuple[SocketAddress, ...], NotEmpty]
 Realms = Annotated[tuple[Realm, ...], NotEmpty]
 
@@ -115,9 +98,7 @@ class HomeSection(HomeIdentity):
     registrations_per_minute: int = Field(default=12, ge=1, le=10000)
     overlap_s: float = Field(default=60, ge=0, le=3600)
     fa_key_trust: Literal["heard", "pinned"] = "heard"
-    default_suites: Annotated[tuple[SuiteName, ...], Field(max_length=3), NotEmpty] = (
-        SUITES["aes-256-gcm"],
-    )
+    default_suites: Together = ("aes-256-gcm",)
     dynamic_addresses: Ipv4Network | None = None
 
 
@@ -145,6 +126,7 @@ class HomeConfig(StrictModel):
     database: DatabaseSettings
     client: tuple[HomeClient, ...] = ()
     foreign_agent: tuple[KnownForeignAgent, ...] = ()
+    negotiation: HomeNegotiation = HomeNegotiation()
     log: LogSettings = LogSettings()
 
 
@@ -215,6 +197,7 @@ class AgentConfig(StrictModel):
 
     agent: AgentSection
     radius: RadiusServer
+    negotiation: AgentNegotiation = AgentNegotiation()
     log: LogSettings = LogSettings()
 
 
@@ -238,6 +221,7 @@ class MobileNodeConfig(StrictModel):
     """mobile-node.toml."""
 
     mobile_node: MobileNodeSection
+    negotiation: NodeNegotiation = NodeNegotiation()
     log: LogSettings = LogSettings()
 
 

@@ -218,6 +218,11 @@ class Enrolment:
     realm: str
 
 
+def alias_nai(alias: bytes, realm: str) -> Nai:
+    """`m-<16 hex>@realm`: at most 64 octets unless the realm is longer."""
+    return Nai.parse(f"m-{alias.hex()}@{realm}")
+
+
 def check_spi(spi: int) -> int:
     """The SPI, if a peer may use it; raises `Malformed` for 0-255 (RFC 5944 §1.6)."""
     if not SPI_MINIMUM <= spi <= SPI_MAXIMUM:

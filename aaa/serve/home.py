@@ -8,30 +8,27 @@ from __future__ import annotations
 import asyncio
 import os
 from collections.abc import Callable
+from functools import partial
 from ipaddress import IPv4Network, ip_network
-from typing import Final
 
 import structlog
 
 from aaa.config import HomeConfig
-from aaa.exchange import AccessReject, AccessResponse, Peer
-from aaa.radius.attributes import decode_access_request, encode_access_response
+from aaa.exchange import AccessReject, Peer
+from aaa.radius.attributes import decode_access_request
 from aaa.radius.clients import Client, ClientTable
 from aaa.radius.counters import Counters
 from aaa.radius.errors import MalformedPacket
 from aaa.roles.home_aaa import admit
-from aaa.roles.home_agent import HomeAgent, HomeAgentPolicy, read_request
+from aaa.roles.home_agent import HomeAgentPolicy
+from aaa.serve.housekeeping import keep_house
 from aaa.serve.process import split_address
 from aaa.serve.radius_server import RadiusServer, Transaction
-from aaa.serve.registrar import Registrar
-from aaa.serve.registrations import RegistrationPipeline, Work
+from aaa.serve.registering import Answering, HomeAgentService
 from kdc.center import KeyDistributionCenter
+from kdc.distribution import LocalKeyDistribution
 from kdc.errors import RemoteError
 from kdc.store import Store
-
-SWEEP_EVERY_S: Final = 30.0
-COUNTERS_EVERY_S: Final = 60.0
-DENIALS: Final = "home.denials"  # one counter for each code: home.denials.131
 
 log = structlog.get_logger("aaa.home")
 
@@ -49,7 +46,7 @@ def build_policy(config: HomeConfig) -> HomeAgentPolicy:
         maximum_lifetime_s=home.maximum_lifetime_s,
         window_s=home.window_s,
         registrations_per_minute=home.registrations_per_minute,
-        suites=tuple(home.default_suites),
+        terms=config.negotiation.build_terms(home.default_suites),
         pinned_keys={a.nai: frozenset(a.pinned_keys) for a in agents} if pinned else None,
         care_of_prefixes={a.nai: tuple(map(IPv4Network, a.care_of)) for a in agents},
     )
@@ -64,61 +61,41 @@ def build_clients(config: HomeConfig) -> ClientTable:
 
 
 class HomeServer:
-    """Joins the RADIUS server to the registration pipeline."""
+    """The home AAA with the home agent in its own process."""
 
     def __init__(self, config: HomeConfig, store: Store, counters: Counters) -> None:
-        self._policy = build_policy(config)
-        self._counters = counters
-        center = KeyDistributionCenter(os.urandom)
-        registrar = Registrar(HomeAgent(self._policy), center, store.cui_key)
-        self.pipeline = RegistrationPipeline(
-            store, registrar, counters, maximum_lifetime_s=self._policy.maximum_lifetime_s
-        )
+        policy = build_policy(config)
+        kdc = LocalKeyDistribution(store, KeyDistributionCenter(os.urandom))
+        self.home_agent = HomeAgentService(policy, kdc, counters)
         self.radius = RadiusServer(build_clients(config), counters, self._on_requests)
+        self._policy = policy
+        self._answering = Answering(policy.vendor_id, counters)
         self._peers: dict[str, Peer] = {
             c.name: Peer(c.name, frozenset(c.realms)) for c in config.client
         }
 
     def _on_requests(self, transactions: list[Transaction]) -> None:
         for transaction in transactions:
-            self._on_request(transaction)
-        self.pipeline.start_batches()
+            try:
+                self._on_request(transaction)
+            except (MalformedPacket, RemoteError) as error:
+                self._answering.answer(transaction, AccessReject(error.reply_code))
+        self.home_agent.start_batches()
 
     def _on_request(self, transaction: Transaction) -> None:
-        """Steps 4 and 5.3's 0 and 1: everything that costs nothing but reading."""
-        try:
-            access = decode_access_request(transaction.request, self._policy.vendor_id)
-        except MalformedPacket as error:
-            self._answer(transaction, AccessReject(error.reply_code))
-            return
-        peer = self._peers[transaction.client.name]
-        try:
-            # Step 4
-            admitted = admit(
-                access,
-                peer,
-                realm=self._policy.realm,
-                home_agents=frozenset({self._policy.address}),
-            )
-            if isinstance(admitted, AccessReject):
-                self._answer(transaction, admitted)
-                return
-            structured = read_request(access, vendor_id=self._policy.vendor_id)
-        except RemoteError as error:
-            self._answer(transaction, AccessReject(error.reply_code))
-            return
-        self.pipeline.submit(
-            Work(structured, peer, lambda response: self._answer(transaction, response))
+        """Step 4; raises what is wrong with the request."""
+        access = decode_access_request(transaction.request, self._policy.vendor_id)
+        # Step 4
+        admitted = admit(
+            access,
+            self._peers[transaction.client.name],
+            realm=self._policy.realm,
+            home_agents=frozenset({self._policy.address}),
         )
-
-    def _answer(self, transaction: Transaction, response: AccessResponse | None) -> None:
-        if response is None:
-            transaction.forget()
+        if isinstance(admitted, AccessReject):
+            self._answering.answer(transaction, admitted)
             return
-        if isinstance(response, AccessReject):
-            self._counters.add(f"{DENIALS}.{response.code}")
-        code, attributes = encode_access_response(response, self._policy.vendor_id)
-        transaction.respond(code, attributes)
+        self.home_agent.submit(access, admitted.peer, partial(self._answering.answer, transaction))
 
 
 async def serve_home(
@@ -140,30 +117,16 @@ async def serve_home(
             for address in config.home.listen:
                 endpoint = server.radius.listen(split_address(address))
                 log.info("listening", address=":".join(map(str, endpoint.address)))
-            housekeeping = asyncio.create_task(_keep_house(store, counters))
+            housekeeping = asyncio.create_task(keep_house(store, counters, log))
             if ready is not None:
                 ready()
             try:
                 await stop.wait()
                 server.radius.stop_receiving()
-                await server.pipeline.drain()
+                await server.home_agent.drain()
             finally:
                 housekeeping.cancel()
         finally:
             server.radius.close()
-            log.info("counters", **counters.snapshot())
-
-
-async def _keep_house(store: Store, counters: Counters) -> None:
-    """Sweeps what has expired and tells the counters, until cancelled."""
-    elapsed_s = 0.0
-    while True:
-        await asyncio.sleep(SWEEP_EVERY_S)
-        elapsed_s += SWEEP_EVERY_S
-        try:
-            await store.sweep()
-        except RemoteError:
-            log.warning("sweep postponed: the database is not reachable")
-        if elapsed_s >= COUNTERS_EVERY_S:
-            elapsed_s = 0.0
+            await server.home_agent.close()
             log.info("counters", **counters.snapshot())

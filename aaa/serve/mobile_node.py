@@ -24,7 +24,9 @@ from aaa.roles.mobile_node import (
     Pending,
     accept_reply,
     build_request,
+    next_spi,
 )
+from aaa.roles.mobile_node_terms import MnTerms, Negotiation
 from aaa.serve.process import split_address
 from kdc.crypto.key0 import fingerprint_key
 from kdc.errors import DENIED_IDENTIFICATION, LocalError, RemoteError
@@ -36,6 +38,7 @@ from kdc.model import (
     Secret,
     SecurityAssociation,
 )
+from kdc.negotiation import PreparedOffer, Standing
 from kdc.wire.numbers import LAYER2_ETHERNET, Kind
 
 MAXIMUM_TRIES: Final = 3  # new requests after a 133
@@ -126,6 +129,7 @@ async def exchange(
     pending: Pending,
     retransmission: Retransmission,
     *,
+    terms: MnTerms,
     vendor_id: int,
 ) -> tuple[MobileNodeState, Answer]:
     """Sends a request until something authentic answers it.
@@ -142,7 +146,7 @@ async def exchange(
                 break
             try:
                 after, answer = accept_reply(
-                    state, pending, octets, now=time.time(), vendor_id=vendor_id
+                    state, pending, octets, now=time.time(), terms=terms, vendor_id=vendor_id
                 )
             except RemoteError:
                 continue
@@ -159,30 +163,63 @@ async def register_once(  # noqa: PLR0913 - those of build_request
     *,
     lifetime_s: int,
     retransmission: Retransmission,
+    terms: MnTerms | None = None,
     layer2: tuple[Kind, bytes] | None = None,
     vendor_id: int = DEFAULT_VENDOR_ID,
 ) -> Answer:
-    """Steps 1, 2 and 12 with the state stored around them; a 133 is tried again with its time.
+    """Steps 1, 2 and 12 with the state stored around them, until something final is answered.
 
+    A 133 is tried again with the home's time, a 129 with another offer (PROTOCOL section 6).
     Raises `NoReply` and `LocalError`.
     """
-    for attempt in range(1, MAXIMUM_TRIES + 1):
+    terms = terms if terms is not None else MnTerms()
+    negotiation, stale = Negotiation(), 0
+    while True:
+        before = file.load()
+        offers: tuple[PreparedOffer, ...] = ()
+        if lifetime_s:
+            negotiation, offers = negotiation.offer(terms, spi=next_spi(before), entropy=os.urandom)
         state, pending = build_request(
-            file.load(),
+            before,
             heard,
             lifetime_s=lifetime_s,
             now=time.time(),
             entropy=os.urandom,
             layer2=layer2,
+            offers=offers,
             vendor_id=vendor_id,
         )
         file.store(state)
-        state, answer = await exchange(link, state, pending, retransmission, vendor_id=vendor_id)
+        state, answer = await exchange(
+            link, state, pending, retransmission, terms=terms, vendor_id=vendor_id
+        )
         file.store(state)
-        again = isinstance(answer, DeniedByHome) and answer.code == DENIED_IDENTIFICATION
-        if not again or attempt == MAXIMUM_TRIES:
+        if not isinstance(answer, DeniedByHome):
             return answer
-    raise AssertionError("unreachable")
+        if answer.code == DENIED_IDENTIFICATION:
+            stale += 1
+            negotiation = negotiation.stale() if lifetime_s else negotiation
+            again = stale < MAXIMUM_TRIES
+        else:
+            negotiation = _refused(negotiation, terms, offers, answer)
+            again = negotiation.standing is Standing.READY and bool(offers)
+        if not again:
+            return answer
+
+
+def _refused(
+    negotiation: Negotiation,
+    terms: MnTerms,
+    offers: tuple[PreparedOffer, ...],
+    answer: DeniedByHome,
+) -> Negotiation:
+    """The negotiation after a denial, failed where there is nothing more to offer."""
+    if not answer.is_negotiable or not offers:
+        return negotiation.exhausted()
+    after = negotiation.refused(offers, answer.counter_proposals)
+    if after.standing is Standing.READY and not after.can_offer(terms):
+        return after.exhausted()
+    return after
 
 
 async def register(config: MobileNodeConfig, *, lifetime_s: int | None = None) -> Answer:
@@ -204,6 +241,7 @@ async def register(config: MobileNodeConfig, *, lifetime_s: int | None = None) -
             heard,
             lifetime_s=node.lifetime_s if lifetime_s is None else lifetime_s,
             retransmission=Retransmission(node.timeout_s, node.retries),
+            terms=config.negotiation.build_terms(),
             layer2=layer2,
             vendor_id=node.vendor_id,
         )
@@ -222,8 +260,9 @@ def describe(answer: Answer, *, show_keys: bool) -> dict[str, Any]:
         "lifetime_s": answer.lifetime_s,
         "home_address": str(answer.home_address),
         "alias": str(answer.alias),
-        "mn_ha": _describe_association(answer.mn_ha, show_keys=show_keys),
-        "mn_fa": _describe_association(answer.mn_fa, show_keys=show_keys),
+    } | {
+        item.pair.name.lower(): _describe_association(item, show_keys=show_keys)
+        for item in answer.associations
     }
 
 
@@ -232,6 +271,8 @@ def _describe_association(item: SecurityAssociation, *, show_keys: bool) -> dict
         "spi": item.spi,
         "lifetime_s": item.lifetime_s,
         "key_name": item.key_name.hex(),
+        "mode": item.mode.name.lower(),
+        "derivation": item.derivation,
         "suites": [[suite.protocol_id, suite.transform_id] for suite in item.suites],
         "fingerprint": fingerprint_key(item.keys),
     }

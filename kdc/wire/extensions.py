@@ -26,6 +26,8 @@ _HEADER: Final = struct.Struct(">BBHBBHI")  # 4.1: type, 0, length, content type
 _ENCRYPTED: Final = 0x80
 _CVSE_FRAME: Final = struct.Struct(">BBHIH")
 _NVSE_FRAME: Final = struct.Struct(">BBHIH")
+EXTENSION_HEADER_OCTETS: Final = _HEADER.size
+CVSE_HEADER_OCTETS: Final = _CVSE_FRAME.size
 _SEALED_LENGTHS: Final = frozenset(
     bucket + numbers.SEAL_TAG_OCTETS for bucket in numbers.SEAL_BUCKETS
 )

@@ -8,9 +8,9 @@ every tree one sequence of octets.  Sealed secrets of a KE-c are opened in kdc.c
 from __future__ import annotations
 
 import struct
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
-from typing import Final
+from typing import Final, NamedTuple
 
 from kdc.errors import LocalError, Malformed
 from kdc.model import Pair
@@ -115,6 +115,13 @@ class SaPayload:
     proposals: tuple[Proposal, ...]
 
 
+class ReadSaPayload(NamedTuple):
+    """An SA payload beside the octets that it was read from, which a key may be bound to."""
+
+    octets: bytes
+    payload: SaPayload
+
+
 def decode_sa_payload(octets: bytes) -> SaPayload:
     """The one SA payload that `octets` are; raises `Malformed` (PROTOCOL 4.3, section 6)."""
     reader = Reader(octets)
@@ -134,23 +141,24 @@ def encode_sa_payload(payload: SaPayload) -> bytes:
         raise LocalError("a value does not fit its field") from None
 
 
-def iter_sa_payloads(octets: bytes) -> Iterator[SaPayload]:
+def decode_fa_sa_payloads(octets: bytes) -> dict[Pair, ReadSaPayload]:
     """The SA payloads in a row of attribute 5 (PROTOCOL section 9), each of pair 2, 3 or 4 once.
 
-    All of them are decoded before the first is given.  Raises `Malformed`; no octets, no payload.
+    Raises `Malformed`; no octets, no payload.
     """
     if len(octets) > MAXIMUM_FA_SA_PAYLOAD_OCTETS:
         raise Malformed("attribute 5 too long")
     reader = Reader(octets)
-    payloads: dict[Pair, SaPayload] = {}
+    payloads: dict[Pair, ReadSaPayload] = {}
     while reader.remaining:
+        start = reader.position
         payload = _read_sa_payload(reader)
         if payload.pair not in _FA_PAIRS:
             raise Malformed("pair has no place in attribute 5")
         if payload.pair in payloads:
             raise Malformed("pair twice in attribute 5")
-        payloads[payload.pair] = payload
-    return iter(payloads.values())
+        payloads[payload.pair] = ReadSaPayload(octets[start : reader.position], payload)
+    return payloads
 
 
 def _read_sa_payload(reader: Reader) -> SaPayload:

@@ -18,9 +18,8 @@ from aaa.config import (
     load_home,
     load_mobile_node,
 )
-from aaa.roles.home_agent_reply import alias_nai
 from kdc.config import ConfigurationError, load_kdc, read_secret_file
-from kdc.model import Nai, Secret, Suite
+from kdc.model import Nai, Secret, alias_nai
 
 SECRET = b"correct horse battery staple"
 
@@ -117,7 +116,7 @@ def test_home_is_read_with_its_defaults(folder: Path) -> None:
     assert config.home.nai == Nai.parse("ha@home.example")
     assert config.home.address == IPv4Address("192.0.2.1")
     assert (config.home.maximum_lifetime_s, config.home.window_s) == (1800, 7)
-    assert config.home.default_suites == (Suite(3, 20),)
+    assert config.home.default_suites == ("aes-256-gcm",)
     assert config.client[0].secret_file == Secret(SECRET)
     assert (config.log.level, config.log.format) == ("info", "text")
 
