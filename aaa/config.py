@@ -8,9 +8,9 @@ from __future__ import annotations
 import re
 from ipaddress import IPv4Address, IPv4Network, IPv6Address, ip_address, ip_network
 from pathlib import Path
-from typing import Annotated, Any, Final, Literal
+from typing import Annotated, Any, Final, Literal, Self
 
-from pydantic import AfterValidator, Field, PlainValidator
+from pydantic import AfterValidator, Field, PlainValidator, model_validator
 
 from aaa.policy import (
     AgentNegotiation,
@@ -39,12 +39,19 @@ from kdc.config import (
 from kdc.model import DEFAULT_VENDOR_ID, MAXIMUM_FA_NAI_OCTETS, Nai
 
 MAXIMUM_HOME_REALM_OCTETS: Final = 64 - len("m-0123456789abcdef@")  # PROTOCOL section 9
+_INTERFACE: Final = re.compile(r"[^\s/:]{1,15}")  # linux/if.h: IFNAMSIZ; an IPv4 address fits too
 _ADDRESS: Final = re.compile(r"(\[[^\]]+\]|[^:\[\]]+):(\d{1,5})")
 
 
 def _check_address(text: str) -> str:
     found = _ADDRESS.fullmatch(text)
     if found is None or not 0 <= int(found[2]) < 65536:
+        raise ValueError
+    return text
+
+
+def _check_interface(text: str) -> str:
+    if _INTERFACE.fullmatch(text) is None or text in (".", ".."):
         raise ValueError
     return text
 
@@ -77,6 +84,9 @@ SocketAddress = Annotated[str, parser_of(_check_address, 'HOST:PORT, such as "12
 Network = Annotated[str, parser_of(lambda text: str(ip_network(text)), "a network, 192.0.2.0/24")]
 AnyAddress = Annotated[IPv4Address | IPv6Address, parser_of(ip_address, "an IP address")]
 Ipv4Network = Annotated[IPv4Network, parser_of(IPv4Network, "an IPv4 network, 10.0.0.0/8")]
+InterfaceName = Annotated[
+    str, parser_of(_check_interface, "the name of an interface, such as eth0, or its IPv4 address")
+]
 PublicKey = Annotated[bytes, PlainValidator(_public_key)]
 FaNai = Annotated[ConfiguredNai, AfterValidator(_short_nai)]
 VendorId = Annotated[int, Field(ge=1, le=2**24 - 1)]
@@ -170,7 +180,7 @@ class ForeignConfig(StrictModel):
 
 
 class AgentSection(StrictModel):
-    """[agent]."""
+    """[agent]; it advertises by ICMP on `advertise_on`, in `advertisement_file`, or in both."""
 
     listen: SocketAddress
     nai: FaNai
@@ -178,9 +188,21 @@ class AgentSection(StrictModel):
     care_of_address: Ipv4
     nas_identifier: Text
     vendor_id: VendorId = DEFAULT_VENDOR_ID
-    advertisement_file: ConfiguredPath
+    advertise_on: InterfaceName | None = None
+    advertisement_address: Literal["224.0.0.1", "255.255.255.255"] = "224.0.0.1"
+    # RFC 1256 §4.1 begins at 4 s; for mobility agents RFC 5944 §2.3 only asks for a limit.
+    advertisement_interval_s: float = Field(default=10, ge=1, le=1800)
+    advertisement_file: ConfiguredPath | None = None
     key_lifetime_s: int = Field(default=3600, ge=3600, le=86400)
     state_file: ConfiguredPath | None = None
+
+    @model_validator(mode="after")
+    def _is_heard(self) -> Self:
+        if self.advertise_on is None and self.advertisement_file is None:
+            raise ValueError("expected advertise_on (an interface) or advertisement_file")
+        if self.advertise_on is not None and not isinstance(self.address, IPv4Address):
+            raise ValueError("expected an IPv4 address in address: advertise_on speaks ICMP")
+        return self
 
 
 class RadiusServer(StrictModel):
@@ -202,12 +224,16 @@ class AgentConfig(StrictModel):
 
 
 class MobileNodeSection(StrictModel):
-    """[mobile_node]."""
+    """[mobile_node]; it hears its agent by ICMP on `interface`, or reads `advertisement_file`.
+
+    Requests go to UDP 434 of the agent that was heard or read, or to `foreign_agent` if given.
+    """
 
     enrolment_file: ConfiguredPath
     state_file: ConfiguredPath
-    foreign_agent: SocketAddress
-    advertisement_file: ConfiguredPath
+    interface: InterfaceName | None = None
+    advertisement_file: ConfiguredPath | None = None
+    foreign_agent: SocketAddress | None = None
     vendor_id: VendorId = DEFAULT_VENDOR_ID
     lifetime_s: int = Field(default=600, ge=1, le=65534)
     timeout_s: float = Field(default=2.0, gt=0, le=60)
@@ -215,6 +241,12 @@ class MobileNodeSection(StrictModel):
     link_address: Annotated[str, Field(pattern=r"^[0-9a-fA-F]{2}(:[0-9a-fA-F]{2}){5}$")] | None = (
         None
     )
+
+    @model_validator(mode="after")
+    def _hears_one(self) -> Self:
+        if (self.interface is None) == (self.advertisement_file is None):
+            raise ValueError("expected either interface or advertisement_file")
+        return self
 
 
 class MobileNodeConfig(StrictModel):

@@ -157,7 +157,77 @@ def test_the_other_processes_are_read_and_recognised(folder: Path) -> None:
     assert isinstance(load_any(written(folder, HOME))[1], HomeConfig)
 
 
-@pytest.mark.parametrize("text", [HOME, FOREIGN, AGENT, MOBILE_NODE])
+FILE = 'advertisement_file = "advertisement.json"'
+AGENT_BY_ICMP = AGENT.replace(FILE, 'advertise_on = "eth1"')
+MOBILE_NODE_BY_ICMP = MOBILE_NODE.replace(FILE, 'interface = "wlan0"').replace(
+    'foreign_agent = "127.0.0.1:4340"\n', ""
+)
+
+
+def test_agent_and_node_find_each_other_by_icmp_or_by_a_file(folder: Path) -> None:
+    agent = load_agent(written(folder, AGENT_BY_ICMP)).agent
+    assert (agent.advertise_on, agent.advertisement_file) == ("eth1", None)
+    assert (agent.advertisement_interval_s, agent.advertisement_address) == (10, "224.0.0.1")
+    both = load_agent(written(folder, AGENT.replace(FILE, f'{FILE}\nadvertise_on = "eth1"')))
+    assert (both.agent.advertise_on, both.agent.advertisement_file) == (
+        "eth1",
+        folder / "advertisement.json",
+    )
+    node = load_mobile_node(written(folder, MOBILE_NODE_BY_ICMP)).mobile_node
+    assert (node.interface, node.advertisement_file, node.foreign_agent) == ("wlan0", None, None)
+    without = MOBILE_NODE.replace('foreign_agent = "127.0.0.1:4340"\n', "")
+    assert load_mobile_node(written(folder, without)).mobile_node.foreign_agent is None
+    by_address = MOBILE_NODE_BY_ICMP.replace("wlan0", "198.51.100.254")
+    assert load_mobile_node(written(folder, by_address)).mobile_node.interface == "198.51.100.254"
+
+
+@pytest.mark.parametrize(
+    ("text", "old", "new", "problem"),
+    [
+        (AGENT, FILE, "", "agent: expected advertise_on (an interface) or advertisement_file"),
+        (MOBILE_NODE, FILE, "", "mobile_node: expected either interface or advertisement_file"),
+        (
+            MOBILE_NODE,
+            FILE,
+            f'{FILE}\ninterface = "eth0"',
+            "mobile_node: expected either interface or advertisement_file",
+        ),
+        (
+            AGENT_BY_ICMP,
+            'address = "198.51.100.7"\ncare',
+            'address = "2001:db8::7"\ncare',
+            "agent: expected an IPv4 address in address: advertise_on speaks ICMP",
+        ),
+        (AGENT_BY_ICMP, '"eth1"', '"a name too long"', "agent.advertise_on: expected the name of"),
+        (AGENT_BY_ICMP, '"eth1"', '"sixteen-letters-"', "agent.advertise_on: expected the name"),
+        (MOBILE_NODE_BY_ICMP, '"wlan0"', "0", "mobile_node.interface: expected the name of"),
+        (
+            AGENT_BY_ICMP,
+            '"eth1"',
+            '"eth1"\nadvertisement_interval_s = 0.5',
+            "agent.advertisement_interval_s: expected greater than or equal to 1",
+        ),
+        (
+            AGENT_BY_ICMP,
+            '"eth1"',
+            '"eth1"\nadvertisement_address = "224.0.0.2"',
+            "agent.advertisement_address: expected '224.0.0.1' or '255.255.255.255'",
+        ),
+    ],
+)
+def test_how_they_find_each_other_is_said_where_it_is_wrong(
+    folder: Path, text: str, old: str, new: str, problem: str
+) -> None:
+    assert old in text
+    path = written(folder, text.replace(old, new))
+    with pytest.raises(ConfigurationError, match=re.escape(problem)) as refused:
+        load_any(path)
+    assert len(refused.value.problems) == 1
+
+
+@pytest.mark.parametrize(
+    "text", [HOME, FOREIGN, AGENT, MOBILE_NODE, AGENT_BY_ICMP, MOBILE_NODE_BY_ICMP]
+)
 def test_what_was_understood_is_said_in_the_words_of_the_file(folder: Path, text: str) -> None:
     _, settings = load_any(written(folder, text))
     said = "\n".join(describe_settings(settings))
