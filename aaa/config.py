@@ -234,6 +234,7 @@ class MobileNodeSection(StrictModel):
     interface: InterfaceName | None = None
     advertisement_file: ConfiguredPath | None = None
     foreign_agent: SocketAddress | None = None
+    hearing_s: float = Field(default=10.0, gt=0, le=3600)  # how long an agent is listened for
     vendor_id: VendorId = DEFAULT_VENDOR_ID
     lifetime_s: int = Field(default=600, ge=1, le=65534)
     timeout_s: float = Field(default=2.0, gt=0, le=60)

@@ -25,6 +25,10 @@ app.add_typer(mobile_node, name="mobile-node")
 out = Console(highlight=False, markup=False, soft_wrap=True)
 
 ConfigOption = Annotated[Path, typer.Option("--config", "-c", help="a TOML file", dir_okay=False)]
+AdvertisementOption = Annotated[
+    Path | None,
+    typer.Option(help="the file of an agent, where no ICMP is heard", dir_okay=False),
+]
 JsonOption = Annotated[bool, typer.Option("--json", help="one JSON object")]
 
 
@@ -61,24 +65,36 @@ def agent(config: ConfigOption) -> None:
 @mobile_node.command()
 def register(
     config: ConfigOption,
+    advertisement: AdvertisementOption = None,
     show_keys: Annotated[bool, typer.Option(help="print the keys themselves")] = False,
     as_json: JsonOption = False,
 ) -> None:
     """Register once and print what was agreed; status 1 if it was denied."""
-    _answer(config, None, show_keys=show_keys, as_json=as_json)
+    _answer(config, None, advertisement, show_keys=show_keys, as_json=as_json)
 
 
 @mobile_node.command()
-def deregister(config: ConfigOption, as_json: JsonOption = False) -> None:
+def deregister(
+    config: ConfigOption, advertisement: AdvertisementOption = None, as_json: JsonOption = False
+) -> None:
     """End the registration and all its associations."""
-    _answer(config, 0, show_keys=False, as_json=as_json)
+    _answer(config, 0, advertisement, show_keys=False, as_json=as_json)
 
 
-def _answer(config: Path, lifetime_s: int | None, *, show_keys: bool, as_json: bool) -> None:
+def _answer(
+    config: Path,
+    lifetime_s: int | None,
+    advertisement: Path | None,
+    *,
+    show_keys: bool,
+    as_json: bool,
+) -> None:
     from aaa.serve.mobile_node import describe
     from aaa.serve.mobile_node import register as register_node
 
-    answer = asyncio.run(register_node(load_mobile_node(config), lifetime_s=lifetime_s))
+    answer = asyncio.run(
+        register_node(load_mobile_node(config), lifetime_s=lifetime_s, advertisement=advertisement)
+    )
     content = describe(answer, show_keys=show_keys)
     if as_json:
         typer.echo(json.dumps(content))

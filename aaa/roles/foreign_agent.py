@@ -137,14 +137,22 @@ class ForeignAgent:
 
     # --- keys (section 8) ---
 
-    def rotate_key(self, *, now: float, entropy: Entropy, lifetime_s: int = KEY_LIFETIME_S) -> bool:
+    def rotate_key(
+        self,
+        *,
+        now: float,
+        entropy: Entropy,
+        lifetime_s: int = KEY_LIFETIME_S,
+        advertised_s: float = 0,
+    ) -> bool:
         """Makes the next key when it is time; True if a new advertisement has to go out.
 
-        The previous key is kept 600 s after its last advertisement, which the new one replaces.
+        The previous key is kept until 600 s after its last advertisement has expired, which is
+        valid for `advertised_s`.
         """
         current = self._keys[0] if self._keys else None
         if current is not None and now - current.made_at < lifetime_s:
-            if len(self._keys) > 1 and now - current.made_at >= KEY_ERASED_AFTER_S:
+            if len(self._keys) > 1 and now - current.made_at >= (advertised_s + KEY_ERASED_AFTER_S):
                 self._keys = self._keys[:1]
             return False
         taken = current.spi if current is not None else 0
@@ -155,6 +163,11 @@ class ForeignAgent:
         fresh = FaKey(X25519Key.of(Secret(entropy(32))), spi, now, others)
         self._keys = (fresh, current) if current is not None else (fresh,)
         return True
+
+    @property
+    def has_key(self) -> bool:
+        """Whether a first key has been made."""
+        return bool(self._keys)
 
     @property
     def announcement(self) -> FaAnnouncement:
@@ -216,16 +229,20 @@ class ForeignAgent:
 
     # --- from the foreign AAA (step 11) ---
 
-    def on_response(
+    def on_response(self, relayed: Relayed, response: AccessResponse | None) -> Delivery:
+        """What the MN gets for its request, which is then no longer outstanding."""
+        self.settle(relayed)
+        return self.conclude(relayed, response)
+
+    def conclude(
         self, relayed: Relayed, response: AccessResponse | None, *, agree: Agree = agree
     ) -> Delivery:
-        """What the MN gets for its request; None stands for no answer.
+        """What the MN gets for its request; None stands for no answer.  Changes no state.
 
         Nothing is installed unless everything that home sealed to this FA is right (section 8).
         `agree` makes the FA's exponentiations, the first that this request costs it.
         """
         # Step 11
-        self._settle(relayed)
         request = relayed.access.registration_request
         if response is None:
             return self._deny(request, FA_HOME_TIMEOUT)
@@ -240,10 +257,10 @@ class ForeignAgent:
 
     def too_long(self, relayed: Relayed) -> Delivery:
         """The request would pass 4,096 octets of RADIUS (section 9)."""
-        self._settle(relayed)
+        self.settle(relayed)
         return self._deny(relayed.access.registration_request, FA_POORLY_FORMED)
 
-    def _settle(self, relayed: Relayed) -> None:
+    def settle(self, relayed: Relayed) -> None:
         """The request is no longer outstanding."""
         link = relayed.sender[0]
         of_link = self._outstanding.get(link, set())

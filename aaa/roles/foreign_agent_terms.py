@@ -72,6 +72,7 @@ class FaSide:
     answers: Mapping[Pair, FaAnswer]
     fa_ha_offer: PreparedOffer | None
     has_key_exchange: bool
+    has_large_group: bool = False  # one whose exponentiation takes milliseconds
 
 
 NOTHING_SAID = FaSide(b"", {}, None, has_key_exchange=False)
@@ -104,9 +105,12 @@ def answer_offers(
             octets += answer.octets
     if own is not None:
         octets += own.octets
-    answered = any(a.agreement and a.agreement.has_computed_value for a in answers.values())
-    offered = own is not None and bool(own.keys)
-    return FaSide(octets, answers, own, has_key_exchange=answered or offered)
+    used = list(own.keys) if own is not None else []
+    for item in answers.values():
+        if item.agreement is not None and item.agreement.has_computed_value:
+            used.append(own_key(item.agreement.key_exchange, keys))
+    large = any(not key.group.is_elliptic for key in used)
+    return FaSide(octets, answers, own, has_key_exchange=bool(used), has_large_group=large)
 
 
 def _own_offer(terms: FaTerms, keys: tuple[DhKey, ...], fa_spi: int | None) -> PreparedOffer | None:

@@ -10,10 +10,11 @@ from ipaddress import IPv4Address
 from pathlib import Path
 from typing import Any, Final
 
-from aaa.config import MobileNodeConfig
+from aaa.config import MobileNodeConfig, MobileNodeSection
 from aaa.net.advertisement import read_advertisement
 from aaa.net.files import write_atomically
 from aaa.net.mobile_ip import MobileIpSocket, resolve
+from aaa.net.udp import Address
 from aaa.roles.mobile_node import (
     Answer,
     DeniedByHome,
@@ -27,6 +28,7 @@ from aaa.roles.mobile_node import (
     next_spi,
 )
 from aaa.roles.mobile_node_terms import MnTerms, Negotiation
+from aaa.serve.hearing import hear
 from aaa.serve.process import split_address
 from kdc.crypto.key0 import fingerprint_key
 from kdc.errors import DENIED_IDENTIFICATION, LocalError, RemoteError
@@ -39,7 +41,7 @@ from kdc.model import (
     SecurityAssociation,
 )
 from kdc.negotiation import PreparedOffer, Standing
-from kdc.wire.numbers import LAYER2_ETHERNET, Kind
+from kdc.wire.numbers import LAYER2_ETHERNET, MOBILE_IP_PORT, Kind
 
 MAXIMUM_TRIES: Final = 3  # new requests after a 133
 _ENROLMENT_KEYS: Final = {"nai", "key0", "spis", "home_agent", "home_agent_nai", "realm"}
@@ -222,7 +224,12 @@ def _refused(
     return after
 
 
-async def register(config: MobileNodeConfig, *, lifetime_s: int | None = None) -> Answer:
+async def register(
+    config: MobileNodeConfig,
+    *,
+    lifetime_s: int | None = None,
+    advertisement: Path | None = None,
+) -> Answer:
     """One registration (`lifetime_s` 0: deregistration) as the configuration says."""
     node = config.mobile_node
     try:
@@ -232,19 +239,36 @@ async def register(config: MobileNodeConfig, *, lifetime_s: int | None = None) -
     layer2 = None
     if node.link_address is not None:
         layer2 = (LAYER2_ETHERNET, bytes.fromhex(node.link_address.replace(":", "")))
-    heard = read_advertisement(node.advertisement_file, node.vendor_id)
-    address = resolve(*split_address(node.foreign_agent))
+    heard, address, longest_s = await find_agent(node, advertisement)
+    wanted_s = node.lifetime_s if lifetime_s is None else lifetime_s
     async with MobileIpSocket.open(address) as link:
         return await register_once(
             link,
             StateFile(node.state_file, enrolment),
             heard,
-            lifetime_s=node.lifetime_s if lifetime_s is None else lifetime_s,
+            lifetime_s=min(wanted_s, longest_s),
             retransmission=Retransmission(node.timeout_s, node.retries),
             terms=config.negotiation.build_terms(),
             layer2=layer2,
             vendor_id=node.vendor_id,
         )
+
+
+async def find_agent(
+    node: MobileNodeSection, advertisement: Path | None
+) -> tuple[Heard, Address, int]:
+    """Step 1: what is advertised, where requests go, and the longest lifetime that is taken.
+
+    `advertisement` is a file in the place of what the configuration names.  Raises `LocalError`.
+    """
+    override = resolve(*split_address(node.foreign_agent)) if node.foreign_agent else None
+    file = advertisement if advertisement is not None else node.advertisement_file
+    if file is not None:
+        heard = read_advertisement(file, node.vendor_id)
+        return heard, override or (str(heard.fa_address), MOBILE_IP_PORT), node.lifetime_s
+    assert node.interface is not None  # the configuration has one of the two
+    agent = await hear(node.interface, node.hearing_s, vendor_id=node.vendor_id)
+    return agent.heard, override or agent.address, agent.registration_lifetime_s
 
 
 def describe(answer: Answer, *, show_keys: bool) -> dict[str, Any]:

@@ -314,7 +314,7 @@ def test_an_agent_makes_no_exponentiation_before_the_access_accept(
 
     with monkeypatch.context() as patch:
         patch.setattr(dh.DhKey, "of", refuse)
-        patch.setattr(foreign_agent, "agree", refuse)
+        patch.setattr(dh, "agree", refuse)
         patch.setattr(foreign_agent, "unwrap", refuse)
         relayed = world.relay(agent, pending.octets)
         for response in (AccessReject(131), None):
