@@ -231,6 +231,7 @@ class Offer(StrictModel):
     mode: ModeName = "stateful"
     groups: tuple[GroupName, ...] = ()
     carrier: Literal["sa-info", "ke-c", "clear"] = "sa-info"
+    alternatives: int = Field(default=1, ge=1, le=8)
     lifetime_s: int = Field(default=3600, ge=1, le=2**32 - 2)
 
     @model_validator(mode="after")
@@ -249,6 +250,7 @@ class Offer(StrictModel):
             sealed=self.carrier == "ke-c",
             in_the_clear=self.carrier == "clear",
             lifetime_s=self.lifetime_s,
+            alternatives=self.alternatives,
         )
 
 
@@ -281,7 +283,6 @@ class AgentNegotiation(NegotiationSettings):
 class NodeNegotiation(NegotiationSettings):
     """[negotiation] of a mobile node; `preferred` is what it offers, best first."""
 
-    preferred: tuple[Together, ...] = ((_GCM,),)
     mn_ha: PairPolicy = PairPolicy()
     mn_fa: PairPolicy = PairPolicy()
     mn_smm: PairPolicy = PairPolicy()

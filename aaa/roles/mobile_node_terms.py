@@ -30,7 +30,8 @@ from kdc.wire.payloads import SaPayload
 
 Entropy = Callable[[int], bytes]
 MN_PAIRS = (Pair.MN_HA, Pair.MN_FA, Pair.MN_SMM)
-_PREFERRED = ((Suite(3, 20),),)  # the suite that home takes where nothing is offered
+# The first is offered, the suite that home takes where nothing is; the second on a refusal.
+_PREFERRED = ((Suite(3, 20),), (Suite(3, 28),))
 
 
 @dataclass(frozen=True, slots=True)

@@ -33,7 +33,8 @@ class OfferPlan:
     """How one pair is offered.  Raises `LocalError` for two ways to carry one secret.
 
     `groups` are offered in order, each with a fresh public value.  `sealed` asks for the secret in
-    a KE-c, `in_the_clear` (pair 3 with clear FA keys alone) in a KE-a 240.
+    a KE-c, `in_the_clear` (pair 3 with clear FA keys alone) in a KE-a 240.  So many
+    `alternatives` of the preferred suites are offered at once; the next ones wait for a refusal.
     """
 
     mode: Mode | None = Mode.STATEFUL
@@ -41,6 +42,7 @@ class OfferPlan:
     sealed: bool = False
     in_the_clear: bool = False
     lifetime_s: int = DEFAULT_OFFER_LIFETIME_S
+    alternatives: int = 1
 
     def __post_init__(self) -> None:
         if bool(self.groups) + self.sealed + self.in_the_clear > 1:
@@ -92,6 +94,7 @@ def prepare_offer(
         lifetime_s=plan.lifetime_s,
         mode=plan.mode,
         key_exchanges=_key_exchanges(plan, keys, ke_c_spi),
+        alternatives=plan.alternatives,
     )
     return _prepared(payload, keys) if payload is not None else None
 

@@ -151,13 +151,7 @@ def test_a_counter_proposal_of_home_is_taken_in_the_next_request() -> None:
         mn_terms=mn_terms(OfferPlan(Mode.STATEFUL), (Pair.MN_HA,), preferred=both),
         home_terms=home_terms(suites=frozenset({CHACHA}), preferred=((CHACHA,),)),
     )
-    world.mn_terms = dataclasses.replace(
-        world.mn_terms,
-        policies=dict(world.mn_terms.policies)
-        | {Pair.MN_HA: Policy(preferred=((GCM,), (CHACHA,)))},
-    )
-    offers = (_single(world, GCM),)
-    delivery, answer = world.exchange_with(world.agents[0], offers)
+    delivery, answer = world.exchange(world.agents[0])
     assert isinstance(answer, DeniedByHome) and answer.is_negotiable
     assert delivery.code == 129 and world.store.record.rounds == 1
     counter = answer.counter_proposals[Pair.MN_HA]
@@ -220,8 +214,15 @@ def test_a_suite_that_was_rejected_is_not_offered_again() -> None:
         mn_terms=mn_terms(OfferPlan(Mode.STATEFUL), (Pair.MN_HA,), preferred=((GCM,), (HMAC, CBC))),
         home_terms=home_terms(suites=frozenset({CHACHA})),
     )
-    _, answer = world.exchange(world.agents[0])
-    assert isinstance(answer, DeniedByHome)
+    offered = []
+    for _ in range(2):
+        world.now += 1
+        assert world.negotiation.can_offer(world.mn_terms)
+        offers = world.offers()
+        offered += [(p.number, p.transforms[0].transform_id) for p in offers[0].payload.proposals]
+        _, answer = world.exchange_with(world.agents[0], offers)
+        assert isinstance(answer, DeniedByHome)
+    assert offered == [(1, 20), (2, 5), (2, 12)]
     assert not world.negotiation.can_offer(world.mn_terms)
     with pytest.raises(NotAcceptable):
         world.offers()
