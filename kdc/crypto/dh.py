@@ -24,7 +24,7 @@ USER_DEFINED: Final = 241  # KE-b (PROTOCOL 4.3)
 MINIMUM_USER_BITS: Final = 2048
 MAXIMUM_USER_BITS: Final = 4096
 PRIMALITY_ROUNDS: Final = 64
-_FIELD_PRIVATE_OCTETS: Final = 64  # twice the strength of the strongest group here
+_FIELD_PRIVATE_OCTETS: Final = 64  # RFC 3526 §8: 480 bits do for group 16
 _CURVE_OCTETS: Final = 32
 _POINT_OCTETS: Final = 65  # 04 | X | Y
 _UNCOMPRESSED: Final = 4  # SEC 1 §2.3.3
@@ -77,7 +77,7 @@ class DhKey:
 
     @classmethod
     def of(cls, group: DhGroup, private: Secret) -> DhKey:
-        """`private` is `private_octets(group)` random octets."""
+        """`private` is `private_octets(group)` random octets; the group is one's own choice."""
         return cls(group, private, _load(group, private).public_value())
 
 

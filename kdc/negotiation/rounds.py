@@ -45,7 +45,7 @@ class History:
         return History(highest, frozenset(rejected))
 
 
-def build_offer(
+def build_offer(  # noqa: PLR0913 - each is a part of the offer
     pair: Pair,
     policy: Policy,
     history: History,
