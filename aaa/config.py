@@ -5,12 +5,14 @@ How a file is read and what is said of a fault is kdc.config's; nothing here sta
 
 from __future__ import annotations
 
+import os
 import re
+import stat
 from ipaddress import IPv4Address, IPv4Network, IPv6Address, ip_address, ip_network
 from pathlib import Path
 from typing import Annotated, Any, Final, Literal
 
-from pydantic import AfterValidator, Field, PlainValidator
+from pydantic import AfterValidator, Field, PlainValidator, model_validator
 
 from kdc.config import (
     ConfigurationError,
@@ -73,6 +75,22 @@ def _not_empty(items: tuple[Any, ...]) -> tuple[Any, ...]:
     return items
 
 
+def _check_command(arguments: tuple[str, ...]) -> tuple[str, ...]:
+    """A command that is given keys: nobody but root and us may have put its program there."""
+    program = Path(arguments[0])
+    if not program.is_absolute():
+        raise ValueError("expected the absolute path of a program first: no shell looks for it")
+    try:
+        status = program.stat()
+    except OSError as error:
+        raise ValueError(f"expected a program that we can execute: {error.strerror}") from None
+    if not stat.S_ISREG(status.st_mode) or not os.access(program, os.X_OK):
+        raise ValueError("expected a program that we can execute")
+    if status.st_uid not in (0, os.geteuid()) or status.st_mode & 0o022:
+        raise ValueError("expected a program that only root or the user of this process can change")
+    return arguments
+
+
 def _short_realm(realm: str) -> str:
     if len(realm) > MAXIMUM_HOME_REALM_OCTETS:
         raise ValueError(
@@ -99,6 +117,23 @@ VendorId = Annotated[int, Field(ge=1, le=2**24 - 1)]
 NotEmpty = AfterValidator(_not_empty)
 Listen = Annotated[tuple[SocketAddress, ...], NotEmpty]
 Realms = Annotated[tuple[Realm, ...], NotEmpty]
+
+
+class KeyOutletSettings(StrictModel):
+    """[keys]: where the associations of a process go for other software (docs/key-use.md)."""
+
+    file: ConfiguredPath | None = None
+    command: (
+        Annotated[tuple[Text, ...], Field(max_length=64), NotEmpty, AfterValidator(_check_command)]
+        | None
+    ) = None
+    timeout_s: float = Field(default=10.0, gt=0, le=300)
+
+    @model_validator(mode="after")
+    def _has_an_outlet(self) -> KeyOutletSettings:
+        if self.file is None and self.command is None:
+            raise ValueError("expected file, command or both")
+        return self
 
 
 class HomeSection(HomeIdentity):
@@ -145,6 +180,7 @@ class HomeConfig(StrictModel):
     database: DatabaseSettings
     client: tuple[HomeClient, ...] = ()
     foreign_agent: tuple[KnownForeignAgent, ...] = ()
+    keys: KeyOutletSettings | None = None
     log: LogSettings = LogSettings()
 
 
@@ -215,6 +251,7 @@ class AgentConfig(StrictModel):
 
     agent: AgentSection
     radius: RadiusServer
+    keys: KeyOutletSettings | None = None
     log: LogSettings = LogSettings()
 
 
@@ -238,6 +275,7 @@ class MobileNodeConfig(StrictModel):
     """mobile-node.toml."""
 
     mobile_node: MobileNodeSection
+    keys: KeyOutletSettings | None = None
     log: LogSettings = LogSettings()
 
 

@@ -21,7 +21,7 @@ def describe_settings(settings: BaseModel) -> Iterator[str]:
     for name, section in settings:
         if isinstance(section, BaseModel):
             yield from _section(f"[{name}]", section)
-        else:
+        elif section is not None:
             for item in section:
                 yield from _section(f"[[{name}]]", item)
 
