@@ -88,9 +88,7 @@ def test_a_renewal_names_what_it_replaces_and_a_retirement_has_no_key() -> None:
     text = encode_event(retired).reveal().decode()
     for suite in retired.held.suites:
         for key in (suite.outbound, suite.inbound, suite.both):
-            assert (
-                key is None or key.key.reveal().hex() not in text
-            )
+            assert key is None or key.key.reveal().hex() not in text
 
 
 def full_table() -> AssociationTable:
