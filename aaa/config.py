@@ -5,7 +5,9 @@ How a file is read and what is said of a fault is kdc.config's; nothing here sta
 
 from __future__ import annotations
 
+import os
 import re
+import stat
 from ipaddress import IPv4Address, IPv4Network, IPv6Address, ip_address, ip_network
 from pathlib import Path
 from typing import Annotated, Any, Final, Literal, Self
@@ -66,6 +68,22 @@ def _public_key(value: object) -> bytes:
     return octets
 
 
+def _check_command(arguments: tuple[str, ...]) -> tuple[str, ...]:
+    """A command that is given keys: nobody but root and us may have put its program there."""
+    program = Path(arguments[0])
+    if not program.is_absolute():
+        raise ValueError("expected the absolute path of a program first: no shell looks for it")
+    try:
+        status = program.stat()
+    except OSError as error:
+        raise ValueError(f"expected a program that we can execute: {error.strerror}") from None
+    if not stat.S_ISREG(status.st_mode) or not os.access(program, os.X_OK):
+        raise ValueError("expected a program that we can execute")
+    if status.st_uid not in (0, os.geteuid()) or status.st_mode & 0o022:
+        raise ValueError("expected a program that only root or the user of this process can change")
+    return arguments
+
+
 def _short_realm(realm: str) -> str:
     if len(realm) > MAXIMUM_HOME_REALM_OCTETS:
         raise ValueError(
@@ -92,6 +110,23 @@ FaNai = Annotated[ConfiguredNai, AfterValidator(_short_nai)]
 VendorId = Annotated[int, Field(ge=1, le=2**24 - 1)]
 Listen = Annotated[tuple[SocketAddress, ...], NotEmpty]
 Realms = Annotated[tuple[Realm, ...], NotEmpty]
+
+
+class KeyOutletSettings(StrictModel):
+    """[keys]: where the associations of a process go for other software (docs/key-use.md)."""
+
+    file: ConfiguredPath | None = None
+    command: (
+        Annotated[tuple[Text, ...], Field(max_length=64), NotEmpty, AfterValidator(_check_command)]
+        | None
+    ) = None
+    timeout_s: float = Field(default=10.0, gt=0, le=300)
+
+    @model_validator(mode="after")
+    def _has_an_outlet(self) -> KeyOutletSettings:
+        if self.file is None and self.command is None:
+            raise ValueError("expected file, command or both")
+        return self
 
 
 class HomeSection(HomeIdentity):
@@ -137,6 +172,7 @@ class HomeConfig(StrictModel):
     client: tuple[HomeClient, ...] = ()
     foreign_agent: tuple[KnownForeignAgent, ...] = ()
     negotiation: HomeNegotiation = HomeNegotiation()
+    keys: KeyOutletSettings | None = None
     log: LogSettings = LogSettings()
 
 
@@ -220,6 +256,7 @@ class AgentConfig(StrictModel):
     agent: AgentSection
     radius: RadiusServer
     negotiation: AgentNegotiation = AgentNegotiation()
+    keys: KeyOutletSettings | None = None
     log: LogSettings = LogSettings()
 
 
@@ -255,6 +292,7 @@ class MobileNodeConfig(StrictModel):
 
     mobile_node: MobileNodeSection
     negotiation: NodeNegotiation = NodeNegotiation()
+    keys: KeyOutletSettings | None = None
     log: LogSettings = LogSettings()
 
 

@@ -11,7 +11,9 @@ import pytest
 
 from aaa.cli.settings import describe_settings
 from aaa.config import (
+    AgentConfig,
     HomeConfig,
+    MobileNodeConfig,
     load_agent,
     load_any,
     load_foreign,
@@ -86,6 +88,15 @@ state_file = "state.json"
 foreign_agent = "127.0.0.1:4340"
 advertisement_file = "advertisement.json"
 link_address = "02:00:5e:10:33:44"
+"""
+
+
+# [keys] of the three that hold associations; the program is any that only root can change.
+KEYS = """
+[keys]
+file = "keys.json"
+command = ["/bin/true", "--quiet"]
+timeout_s = 2.5
 """
 
 
@@ -225,8 +236,68 @@ def test_how_they_find_each_other_is_said_where_it_is_wrong(
     assert len(refused.value.problems) == 1
 
 
+def test_three_processes_can_hand_their_keys_on(folder: Path) -> None:
+    for text in (HOME, AGENT, MOBILE_NODE):
+        without, settings = (load_any(written(folder, text + more))[1] for more in ("", KEYS))
+        assert isinstance(without, HomeConfig | AgentConfig | MobileNodeConfig)
+        assert isinstance(settings, HomeConfig | AgentConfig | MobileNodeConfig)
+        assert without.keys is None
+        keys = settings.keys
+        assert keys is not None
+        assert keys.file == folder / "keys.json"
+        assert (keys.command, keys.timeout_s) == (("/bin/true", "--quiet"), 2.5)
+    one = load_agent(written(folder, AGENT + '[keys]\nfile = "keys.json"\n')).keys
+    assert one is not None and (one.command, one.timeout_s) == (None, 10.0)
+
+
 @pytest.mark.parametrize(
-    "text", [HOME, FOREIGN, AGENT, MOBILE_NODE, AGENT_BY_ICMP, MOBILE_NODE_BY_ICMP]
+    ("old", "new", "key", "expected"),
+    [
+        ('file = "keys.json"\ncommand = ["/bin/true", "--quiet"]\n', "", "keys", "file, command"),
+        ('["/bin/true", "--quiet"]', "[]", "keys.command", "at least one"),
+        ('["/bin/true", "--quiet"]', '"/bin/true"', "keys.command", "expected a list"),
+        ("/bin/true", "true", "keys.command", "absolute path"),
+        ("/bin/true", "/nowhere/true", "keys.command", "No such file"),
+        ("/bin/true", "/", "keys.command", "that we can execute"),
+        ("/bin/true", "/etc/passwd", "keys.command", "that we can execute"),
+        ("2.5", "0", "keys.timeout_s", "greater than 0"),
+        ("2.5", "301", "keys.timeout_s", "300"),
+        ("[keys]", "[keys]\nmode = 7", "keys.mode", "unknown key"),
+    ],
+)
+def test_a_wrong_key_outlet_is_named(
+    folder: Path, old: str, new: str, key: str, expected: str
+) -> None:
+    assert old in KEYS
+    problems = problems_of(written(folder, HOME + KEYS.replace(old, new)))
+    assert list(problems) == [key]
+    assert expected in problems[key]
+
+
+@pytest.mark.parametrize("mode", [0o720, 0o702])
+def test_a_program_that_others_can_change_is_given_no_keys(folder: Path, mode: int) -> None:
+    program = folder / "program"
+    program.write_text("#!/bin/sh\n")
+    text = HOME + KEYS.replace("/bin/true", str(program))
+    program.chmod(0o755)
+    assert load_home(written(folder, text)).keys is not None
+    program.chmod(mode)
+    assert "can change" in problems_of(written(folder, text))["keys.command"]
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="only root can give a file away")
+def test_a_program_of_another_user_is_given_no_keys(folder: Path) -> None:
+    program = folder / "program"
+    program.write_text("#!/bin/sh\n")
+    program.chmod(0o755)
+    os.chown(program, 65534, 65534)
+    text = HOME + KEYS.replace("/bin/true", str(program))
+    assert "can change" in problems_of(written(folder, text))["keys.command"]
+
+
+@pytest.mark.parametrize(
+    "text",
+    [HOME, FOREIGN, AGENT, MOBILE_NODE, AGENT_BY_ICMP, MOBILE_NODE_BY_ICMP, AGENT + KEYS],
 )
 def test_what_was_understood_is_said_in_the_words_of_the_file(folder: Path, text: str) -> None:
     _, settings = load_any(written(folder, text))
