@@ -122,6 +122,7 @@ class Delivery:
     lifetime_s: int
     alias: Nai | None = None
     home_address: IPv4Address | None = None
+    home_agent_nai: Nai | None = None
     associations: tuple[SecurityAssociation, ...] = ()
 
 
@@ -322,6 +323,7 @@ class ForeignAgent:
             lifetime_s=reply.lifetime_s,
             alias=part.alias(),
             home_address=part.home_address(),
+            home_agent_nai=part.home_agent_nai(),
             associations=associations,
         )
 

@@ -99,6 +99,9 @@ class FaPart:
     def alias(self) -> Nai:
         return Nai(self._open(self._part[numbers.NAI_MN]))
 
+    def home_agent_nai(self) -> Nai:
+        return Nai(self._open(self._part[numbers.NAI_HA]))
+
     def home_address(self) -> IPv4Address:
         if numbers.IP_MN not in self._part.extensions:
             return self._reply.home_address
@@ -116,11 +119,10 @@ class FaPart:
 
     def _parties(self) -> Parties:
         asked, reply = self._asked, self._reply
-        home_agent_nai = self._open(self._part[numbers.NAI_HA])
         return Parties(
             mobile_node=Party(self.alias().octets, self.home_address().packed),
             foreign_agent=Party(asked.access.fa_nai.octets, asked.care_of_address.packed),
-            home_agent=Party(home_agent_nai, reply.home_agent.packed),
+            home_agent=Party(self.home_agent_nai().octets, reply.home_agent.packed),
         )
 
     def _association(self, pair: Pair, parties: Parties, agree: Agree) -> SecurityAssociation:

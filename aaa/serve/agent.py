@@ -26,9 +26,12 @@ from aaa.radius.packet import ACCESS_REQUEST, VerifiedResponse
 from aaa.roles.foreign_agent import Delivery, FaIdentity, ForeignAgent, Relayed
 from aaa.roles.mobile_node import Heard
 from aaa.serve.advertiser import LIFETIME_INTERVALS, Advertiser
+from aaa.serve.key_outlet import SaOutlet
 from aaa.serve.process import split_address
 from kdc.crypto.key0 import fingerprint_key
-from kdc.errors import LocalError, RemoteError, Unavailable
+from kdc.errors import ACCEPTED, LocalError, RemoteError, Unavailable
+from kdc.keyuse.table import Endpoint, Grant
+from kdc.keyuse.traffic import Party
 
 KEY_CHECK_EVERY_S: Final = 10.0
 REQUESTS: Final = "agent.requests"
@@ -94,6 +97,7 @@ class AgentServer:
         )
         self._client = RadiusClient(counters)
         self._installed = InstalledLog(agent.state_file)
+        self._outlet = SaOutlet(config.keys, Party.FOREIGN_AGENT, counters)
         self._exchanges: set[asyncio.Task[None]] = set()
         self._endpoint: UdpEndpoint | None = None
         self._advertiser: Advertiser | None = None
@@ -181,7 +185,24 @@ class AgentServer:
         conclude = partial(self._role.conclude, relayed, response)
         # Large groups (`fa_dh = any`) take milliseconds, in which others are not to wait.
         large = relayed.side.has_large_group
-        self._deliver(await asyncio.to_thread(conclude) if large else conclude(), source)
+        delivery = await asyncio.to_thread(conclude) if large else conclude()
+        self._hand_on(relayed, delivery)
+        self._deliver(delivery, source)
+
+    def _hand_on(self, relayed: Relayed, delivery: Delivery) -> None:
+        """KEY2 and KEY3 for other software, by the link and the home that they are of."""
+        request = relayed.request
+        binding = f"{relayed.sender[0]} {request.home_agent}"
+        if delivery.associations:
+            identity = self._identity
+            endpoints = {
+                Party.MOBILE_NODE: Endpoint(delivery.alias, delivery.home_address),
+                Party.FOREIGN_AGENT: Endpoint(identity.nai, identity.care_of_address),
+                Party.HOME_AGENT: Endpoint(delivery.home_agent_nai, request.home_agent),
+            }
+            self._outlet.installed(Grant(binding, delivery.associations, endpoints, delivery.alias))
+        elif delivery.code == ACCEPTED:
+            self._outlet.deregistered(binding)
 
     def _deliver(self, delivery: Delivery, source: Address) -> None:
         assert self._endpoint is not None
@@ -200,9 +221,14 @@ class AgentServer:
         if self._exchanges:
             await asyncio.wait(self._exchanges)
 
-    def close(self) -> None:
+    def open(self) -> None:
+        """Inside the event loop; raises `LocalError` for a file of keys that is not ours."""
+        self._outlet.open()
+
+    async def close(self) -> None:
         self._client.close()
         self._installed.close()
+        await self._outlet.close()
         if self._endpoint is not None:
             self._endpoint.close()
 
@@ -214,6 +240,7 @@ async def serve_agent(
     counters = Counters()
     server = AgentServer(config, counters)
     try:
+        server.open()
         endpoint = server.listen(split_address(config.agent.listen))
         server.advertise()
         log.info("listening", address=":".join(map(str, endpoint.address)))
@@ -226,5 +253,5 @@ async def serve_agent(
                 server.advertise()
         await server.drain()
     finally:
-        server.close()
+        await server.close()
         log.info("counters", **counters.snapshot())

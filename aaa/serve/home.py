@@ -66,7 +66,9 @@ class HomeServer:
     def __init__(self, config: HomeConfig, store: Store, counters: Counters) -> None:
         policy = build_policy(config)
         kdc = LocalKeyDistribution(store, KeyDistributionCenter(os.urandom))
-        self.home_agent = HomeAgentService(policy, kdc, counters)
+        self.home_agent = HomeAgentService(
+            policy, kdc, counters, keys=config.keys, overlap_s=config.home.overlap_s
+        )
         self.radius = RadiusServer(build_clients(config), counters, self._on_requests)
         self._policy = policy
         self._answering = Answering(policy.vendor_id, counters)
@@ -114,6 +116,7 @@ async def serve_home(
     ) as store:
         server = HomeServer(config, store, counters)
         try:
+            server.home_agent.open()
             for address in config.home.listen:
                 endpoint = server.radius.listen(split_address(address))
                 log.info("listening", address=":".join(map(str, endpoint.address)))

@@ -15,6 +15,7 @@ from aaa.net.advertisement import read_advertisement
 from aaa.net.files import write_atomically
 from aaa.net.mobile_ip import MobileIpSocket, resolve
 from aaa.net.udp import Address
+from aaa.radius.counters import Counters
 from aaa.roles.mobile_node import (
     Answer,
     DeniedByHome,
@@ -23,15 +24,19 @@ from aaa.roles.mobile_node import (
     HintFromFa,
     MobileNodeState,
     Pending,
+    Registered,
     accept_reply,
     build_request,
     next_spi,
 )
 from aaa.roles.mobile_node_terms import MnTerms, Negotiation
 from aaa.serve.hearing import hear
+from aaa.serve.key_outlet import SaOutlet
 from aaa.serve.process import split_address
 from kdc.crypto.key0 import fingerprint_key
 from kdc.errors import DENIED_IDENTIFICATION, LocalError, RemoteError
+from kdc.keyuse.table import Endpoint, Grant
+from kdc.keyuse.traffic import Party
 from kdc.model import (
     DEFAULT_VENDOR_ID,
     Enrolment,
@@ -241,17 +246,39 @@ async def register(
         layer2 = (LAYER2_ETHERNET, bytes.fromhex(node.link_address.replace(":", "")))
     heard, address, longest_s = await find_agent(node, advertisement)
     wanted_s = node.lifetime_s if lifetime_s is None else lifetime_s
-    async with MobileIpSocket.open(address) as link:
-        return await register_once(
-            link,
-            StateFile(node.state_file, enrolment),
-            heard,
-            lifetime_s=min(wanted_s, longest_s),
-            retransmission=Retransmission(node.timeout_s, node.retries),
-            terms=config.negotiation.build_terms(),
-            layer2=layer2,
-            vendor_id=node.vendor_id,
-        )
+    outlet = SaOutlet(config.keys, Party.MOBILE_NODE, Counters())
+    outlet.open()
+    try:
+        async with MobileIpSocket.open(address) as link:
+            answer = await register_once(
+                link,
+                StateFile(node.state_file, enrolment),
+                heard,
+                lifetime_s=min(wanted_s, longest_s),
+                retransmission=Retransmission(node.timeout_s, node.retries),
+                terms=config.negotiation.build_terms(),
+                layer2=layer2,
+                vendor_id=node.vendor_id,
+            )
+        hand_on(outlet, enrolment, heard, answer)
+    finally:
+        await outlet.close()
+    return answer
+
+
+def hand_on(outlet: SaOutlet, enrolment: Enrolment, heard: Heard, answer: Answer) -> None:
+    """KEY1, KEY3 and the SMM's for other software; a node has one binding, its home."""
+    binding = str(enrolment.home_agent)
+    if isinstance(answer, Registered):
+        agent = heard.announcement.nai
+        endpoints = {
+            Party.MOBILE_NODE: Endpoint(enrolment.nai, answer.home_address),
+            Party.FOREIGN_AGENT: Endpoint(agent, heard.care_of_address),
+            Party.HOME_AGENT: Endpoint(enrolment.home_agent_nai, enrolment.home_agent),
+        }
+        outlet.installed(Grant(binding, answer.associations, endpoints, answer.alias))
+    elif isinstance(answer, Deregistered):
+        outlet.deregistered(binding)
 
 
 async def find_agent(

@@ -6,17 +6,23 @@ import os
 from collections.abc import Callable
 from typing import Final
 
+from aaa.config import KeyOutletSettings
 from aaa.exchange import AccessReject, AccessRequest, AccessResponse, Peer
 from aaa.radius.attributes import encode_access_response
 from aaa.radius.counters import Counters
 from aaa.roles.home_agent import HomeAgent, HomeAgentPolicy
 from aaa.roles.home_agent_request import read_request
 from aaa.serve.exponentiation import ExponentiationPool
+from aaa.serve.key_outlet import SaOutlet
 from aaa.serve.radius_server import Transaction
 from aaa.serve.registrar import Registrar
 from aaa.serve.registrations import RegistrationPipeline, Work
 from kdc.distribution import KeyDistribution
 from kdc.errors import RemoteError
+from kdc.keyuse.table import DEFAULT_OVERLAP_S, Endpoint, Grant
+from kdc.keyuse.traffic import Party
+from kdc.model import SecurityAssociation, alias_nai
+from kdc.records import Issued, VerifiedRegistration
 
 DENIALS: Final = "home.denials"  # one counter for each code: home.denials.131
 
@@ -24,8 +30,17 @@ DENIALS: Final = "home.denials"  # one counter for each code: home.denials.131
 class HomeAgentService:
     """Takes admitted Access-Requests and answers them once what they promise is committed."""
 
-    def __init__(self, policy: HomeAgentPolicy, kdc: KeyDistribution, counters: Counters) -> None:
+    def __init__(
+        self,
+        policy: HomeAgentPolicy,
+        kdc: KeyDistribution,
+        counters: Counters,
+        *,
+        keys: KeyOutletSettings | None = None,
+        overlap_s: float = DEFAULT_OVERLAP_S,
+    ) -> None:
         self.policy = policy
+        self._outlet = SaOutlet(keys, Party.HOME_AGENT, counters, overlap_s=overlap_s)
         self._exponentiations = ExponentiationPool(os.urandom)
         self._pipeline = RegistrationPipeline(
             kdc,
@@ -33,7 +48,40 @@ class HomeAgentService:
             self._exponentiations,
             counters,
             entropy=os.urandom,
+            on_granted=self._hand_on if keys is not None else None,
         )
+
+    def open(self) -> None:
+        """At the start, inside the event loop.  Raises `LocalError` for a file of keys."""
+        self._outlet.open()
+
+    def _hand_on(self, verified: VerifiedRegistration, issued: Issued) -> None:
+        """KEY1 and KEY2 for other software, by the record that they are of."""
+        binding = str(verified.record.record_id)
+        if not issued.associations:
+            self._outlet.deregistered(binding)
+            return
+        held = tuple(
+            SecurityAssociation(
+                item.pair,
+                item.spi,
+                item.lifetime_s,
+                item.key_name,
+                item.mode,
+                item.derivation,
+                item.suites,
+                item.keys,
+            )
+            for item in issued.associations
+            if item.keys is not None
+        )
+        alias = alias_nai(issued.alias, self.policy.realm)
+        endpoints = {
+            Party.MOBILE_NODE: Endpoint(verified.record.nai, issued.home_address),
+            Party.FOREIGN_AGENT: Endpoint(verified.fa_nai, verified.care_of_address),
+            Party.HOME_AGENT: Endpoint(self.policy.nai, self.policy.address),
+        }
+        self._outlet.installed(Grant(binding, held, endpoints, alias))
 
     def submit(
         self, access: AccessRequest, peer: Peer, send: Callable[[AccessResponse | None], None]
@@ -56,6 +104,7 @@ class HomeAgentService:
 
     async def close(self) -> None:
         await self._exponentiations.close()
+        await self._outlet.close()
 
 
 class Answering:

@@ -24,7 +24,7 @@ from kdc.crypto.dh import DhJob, DhShare, private_octets
 from kdc.distribution import KeyDistribution
 from kdc.errors import DENIED_RESOURCES, RemoteError, Unavailable
 from kdc.model import Pair, Secret
-from kdc.records import Admission, Fate, Settled
+from kdc.records import Admission, Fate, Issued, Settled, VerifiedRegistration
 
 BATCH_REGISTRATIONS: Final = 256
 BATCHES_AT_ONCE: Final = 2
@@ -61,7 +61,7 @@ class Work:
 class RegistrationPipeline:
     """Gathers whatever is waiting into batches and never makes a lone request wait."""
 
-    def __init__(
+    def __init__(  # noqa: PLR0913 - what it works with, and what a test replaces
         self,
         kdc: KeyDistribution,
         registrar: Registrar,
@@ -69,13 +69,16 @@ class RegistrationPipeline:
         counters: Counters,
         *,
         entropy: Callable[[int], bytes],
+        on_granted: Callable[[VerifiedRegistration, Issued], None] | None = None,
         clock: Callable[[], float] = time.time,
     ) -> None:
+        """`on_granted` is told of each grant that has been committed, before it is answered."""
         self._kdc = kdc
         self._registrar = registrar
         self._exponentiations = exponentiations
         self._counters = counters
         self._entropy = entropy
+        self._on_granted = on_granted
         self._clock = clock
         self._waiting: deque[Work] = deque()
         self._running: set[asyncio.Task[None]] = set()
@@ -181,8 +184,10 @@ class RegistrationPipeline:
 
     def _answer(self, work: Work, verdict: Grant | Deny | Repeat, fate: Settled | Fate) -> None:
         if isinstance(fate, Settled):
-            if isinstance(verdict, Grant):
+            if isinstance(verdict, Grant) and isinstance(fate.outcome, Issued):
                 self._counters.add(REGISTRATIONS)
+                if self._on_granted is not None:
+                    self._on_granted(verdict.verified, fate.outcome)
             # Step 9
             work.answer(self._registrar.respond(verdict.opened, fate))
         elif fate is Fate.UNKNOWN:
