@@ -22,6 +22,7 @@ from kdc.config import (
     LogSettings,
     Problem,
     Realm,
+    SecretPath,
     SharedSecret,
     StrictModel,
     Text,
@@ -39,6 +40,11 @@ SUITES: Final = {
     "chacha20-poly1305": Suite(3, 28),
 }
 MAXIMUM_HOME_REALM_OCTETS: Final = 64 - len("m-0123456789abcdef@")  # PROTOCOL section 9
+# A whole name, as certificates have it: labels in ASCII, no wildcard, none of digits at the end.
+_DNS_NAME: Final = re.compile(
+    r"(?:[a-z0-9_](?:[a-z0-9_-]{0,61}[a-z0-9_])?\.)*(?=[a-z0-9-]*[a-z])[a-z0-9]"
+    r"(?:[a-z0-9-]{0,61}[a-z0-9])?"
+)
 _ADDRESS: Final = re.compile(r"(\[[^\]]+\]|[^:\[\]]+):(\d{1,5})")
 
 
@@ -47,6 +53,16 @@ def _check_address(text: str) -> str:
     if found is None or not 0 <= int(found[2]) < 65536:
         raise ValueError
     return text
+
+
+def _certificate_name(text: str) -> str | IPv4Address | IPv6Address:
+    try:
+        return ip_address(text)
+    except ValueError:
+        name = text.lower()
+    if len(name) > 253 or _DNS_NAME.fullmatch(name) is None:
+        raise ValueError
+    return name
 
 
 def _suite(value: object) -> Suite:
@@ -91,6 +107,10 @@ SocketAddress = Annotated[str, parser_of(_check_address, 'HOST:PORT, such as "12
 Network = Annotated[str, parser_of(lambda text: str(ip_network(text)), "a network, 192.0.2.0/24")]
 AnyAddress = Annotated[IPv4Address | IPv6Address, parser_of(ip_address, "an IP address")]
 Ipv4Network = Annotated[IPv4Network, parser_of(IPv4Network, "an IPv4 network, 10.0.0.0/8")]
+CertificateName = Annotated[
+    str | IPv4Address | IPv6Address,
+    parser_of(_certificate_name, "a DNS name without wildcard, or an IP address"),
+]
 SuiteName = Annotated[Suite, PlainValidator(_suite)]
 PublicKey = Annotated[bytes, PlainValidator(_public_key)]
 FaNai = Annotated[ConfiguredNai, AfterValidator(_short_nai)]
@@ -146,6 +166,28 @@ class HomeConfig(StrictModel):
     client: tuple[HomeClient, ...] = ()
     foreign_agent: tuple[KnownForeignAgent, ...] = ()
     log: LogSettings = LogSettings()
+
+
+class TlsSettings(StrictModel):
+    """[tls]: what we show to peers, and by whom theirs are signed (RFC 6614)."""
+
+    certificate_file: ConfiguredPath
+    key_file: SecretPath
+    ca_file: ConfiguredPath
+    crl_file: ConfiguredPath | None = None
+
+
+class TlsPeer(StrictModel):
+    """One party over TLS: its certificate bears at least one of these as a subjectAltName."""
+
+    name: Text
+    san: Annotated[tuple[CertificateName, ...], NotEmpty]
+
+
+class TlsServer(TlsPeer):
+    """A server over TLS, by name or number."""
+
+    address: SocketAddress
 
 
 class ForeignSection(StrictModel):
