@@ -11,7 +11,14 @@ from typing import Annotated, Any
 import typer
 from rich.console import Console
 
-from aaa.config import load_agent, load_any, load_foreign, load_home, load_mobile_node
+from aaa.config import (
+    load_agent,
+    load_any,
+    load_foreign,
+    load_home,
+    load_home_agent,
+    load_mobile_node,
+)
 from kdc.errors import RoamkeyError
 
 app = typer.Typer(
@@ -40,6 +47,16 @@ def home(config: ConfigOption) -> None:
 
     settings = load_home(config)
     raise typer.Exit(run(lambda stop: serve_home(settings, stop=stop), settings.log))
+
+
+@app.command(name="home-agent")
+def home_agent(config: ConfigOption) -> None:
+    """Serve as a home agent behind a home AAA; its KDC is asked over TLS."""
+    from aaa.serve.home_agent import serve_home_agent
+    from aaa.serve.process import run
+
+    settings = load_home_agent(config)
+    raise typer.Exit(run(lambda stop: serve_home_agent(settings, stop=stop), settings.log))
 
 
 @app.command()

@@ -1,4 +1,4 @@
-"""The fields that several configurations share: how a value is read, and what is said of a bad one."""
+"""Fields that several configurations share: how a value is read, and what is said of a bad one."""
 
 from __future__ import annotations
 

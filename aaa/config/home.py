@@ -131,9 +131,7 @@ class HomeAgentClient(StrictModel):
     name: Text
     address: Network
     secret_file: SharedSecret = Field(repr=False)
-    realms: Annotated[
-        tuple[Literal["*"] | Realm, ...], NotEmpty, AfterValidator(_realm_or_any)
-    ]
+    realms: Annotated[tuple[Literal["*"] | Realm, ...], NotEmpty, AfterValidator(_realm_or_any)]
 
 
 class HomeAgentSection(HomeAgentPolicySection):

@@ -1,4 +1,4 @@
-"""The process `aaa home`: home AAA, home agent and KDC in one, over RADIUS.
+"""The process `aaa home`: the home AAA, home agent and KDC in it or home agents behind it.
 
 It loads, decides, commits and sends; every decision stands in a role.
 """
@@ -7,97 +7,26 @@ from __future__ import annotations
 
 import asyncio
 import os
-from collections.abc import Callable
-from functools import partial
-from ipaddress import IPv4Network, ip_network
+from collections.abc import AsyncIterator, Callable
+from contextlib import asynccontextmanager
 
 import structlog
 
 from aaa.config import HomeConfig
-from aaa.exchange import AccessReject, Peer
-from aaa.radius.attributes import decode_access_request
-from aaa.radius.clients import Client, ClientTable
+from aaa.net.mobile_ip import resolve
+from aaa.net.radius_client import Server
 from aaa.radius.counters import Counters
-from aaa.radius.errors import MalformedPacket
-from aaa.roles.home_aaa import admit
-from aaa.roles.home_agent import HomeAgentPolicy
-from aaa.serve.housekeeping import keep_house
+from aaa.serve.forwarding import NextHop
+from aaa.serve.home_policy import build_clients, build_peers, build_policy
+from aaa.serve.home_server import HomeAgents, HomeServer
+from aaa.serve.housekeeping import keep_house, tell_counters
 from aaa.serve.process import split_address
-from aaa.serve.radius_server import RadiusServer, Transaction
-from aaa.serve.registering import Answering, HomeAgentService
+from aaa.serve.registering import HomeAgentService
 from kdc.center import KeyDistributionCenter
 from kdc.distribution import LocalKeyDistribution
-from kdc.errors import RemoteError
 from kdc.store import Store
 
 log = structlog.get_logger("aaa.home")
-
-
-def build_policy(config: HomeConfig) -> HomeAgentPolicy:
-    """The home agent's policy as the operator wrote it."""
-    home = config.home
-    agents = config.foreign_agent
-    pinned = home.fa_key_trust == "pinned"
-    return HomeAgentPolicy(
-        address=home.address,
-        nai=home.nai,
-        realm=home.realm,
-        vendor_id=home.vendor_id,
-        maximum_lifetime_s=home.maximum_lifetime_s,
-        window_s=home.window_s,
-        registrations_per_minute=home.registrations_per_minute,
-        terms=config.negotiation.build_terms(home.default_suites),
-        pinned_keys={a.nai: frozenset(a.pinned_keys) for a in agents} if pinned else None,
-        care_of_prefixes={a.nai: tuple(map(IPv4Network, a.care_of)) for a in agents},
-    )
-
-
-def build_clients(config: HomeConfig) -> ClientTable:
-    """The RADIUS clients; their secrets were read when the file was."""
-    return ClientTable(
-        Client(c.name, ip_network(c.address), c.secret_file, frozenset(c.realms))
-        for c in config.client
-    )
-
-
-class HomeServer:
-    """The home AAA with the home agent in its own process."""
-
-    def __init__(self, config: HomeConfig, store: Store, counters: Counters) -> None:
-        policy = build_policy(config)
-        kdc = LocalKeyDistribution(store, KeyDistributionCenter(os.urandom))
-        self.home_agent = HomeAgentService(
-            policy, kdc, counters, keys=config.keys, overlap_s=config.home.overlap_s
-        )
-        self.radius = RadiusServer(build_clients(config), counters, self._on_requests)
-        self._policy = policy
-        self._answering = Answering(policy.vendor_id, counters)
-        self._peers: dict[str, Peer] = {
-            c.name: Peer(c.name, frozenset(c.realms)) for c in config.client
-        }
-
-    def _on_requests(self, transactions: list[Transaction]) -> None:
-        for transaction in transactions:
-            try:
-                self._on_request(transaction)
-            except (MalformedPacket, RemoteError) as error:
-                self._answering.answer(transaction, AccessReject(error.reply_code))
-        self.home_agent.start_batches()
-
-    def _on_request(self, transaction: Transaction) -> None:
-        """Step 4; raises what is wrong with the request."""
-        access = decode_access_request(transaction.request, self._policy.vendor_id)
-        # Step 4
-        admitted = admit(
-            access,
-            self._peers[transaction.client.name],
-            realm=self._policy.realm,
-            home_agents=frozenset({self._policy.address}),
-        )
-        if isinstance(admitted, AccessReject):
-            self._answering.answer(transaction, admitted)
-            return
-        self.home_agent.submit(access, admitted.peer, partial(self._answering.answer, transaction))
 
 
 async def serve_home(
@@ -108,28 +37,81 @@ async def serve_home(
     Raises `LocalError` (database, KEK, schema) before it has bound any address.
     """
     counters = Counters()
-    async with Store.opened(
-        config.database,
-        entropy=os.urandom,
-        overlap_s=config.home.overlap_s,
-        dynamic_addresses=config.home.dynamic_addresses,
-    ) as store:
-        server = HomeServer(config, store, counters)
+    async with local_home_agent(config, counters) as local:
+        server = HomeServer(
+            build_clients(config.client),
+            build_peers(config.client),
+            HomeAgents(
+                local,
+                {item.address: item.name for item in config.home_agent},
+                {
+                    item.name: NextHop(
+                        Server(resolve(*split_address(item.server)), item.timeout_s, item.retries),
+                        item.secret_file,
+                    )
+                    for item in config.home_agent
+                },
+            ),
+            counters,
+            realm=config.home.realm,
+            vendor_id=config.home.vendor_id,
+        )
+        await serve_radius(server, config.home.listen, counters, log, stop=stop, ready=ready)
+
+
+@asynccontextmanager
+async def local_home_agent(
+    config: HomeConfig, counters: Counters
+) -> AsyncIterator[HomeAgentService | None]:
+    """The home agent of this process with its database, or None where all are behind it."""
+    home, database = config.home, config.database
+    if database is None or home.nai is None or home.address is None:
+        telling = asyncio.create_task(tell_counters(counters, log))
         try:
-            server.home_agent.open()
-            for address in config.home.listen:
-                endpoint = server.radius.listen(split_address(address))
-                log.info("listening", address=":".join(map(str, endpoint.address)))
-            housekeeping = asyncio.create_task(keep_house(store, counters, log))
-            if ready is not None:
-                ready()
-            try:
-                await stop.wait()
-                server.radius.stop_receiving()
-                await server.home_agent.drain()
-            finally:
-                housekeeping.cancel()
+            yield None
         finally:
-            server.radius.close()
-            await server.home_agent.close()
-            log.info("counters", **counters.snapshot())
+            telling.cancel()
+        return
+    async with Store.opened(
+        database,
+        entropy=os.urandom,
+        overlap_s=home.overlap_s,
+        dynamic_addresses=home.dynamic_addresses,
+    ) as store:
+        service = HomeAgentService(
+            build_policy(home, (home.nai, home.address), config.foreign_agent, config.negotiation),
+            LocalKeyDistribution(store, KeyDistributionCenter(os.urandom)),
+            counters,
+            keys=config.keys,
+            overlap_s=home.overlap_s,
+        )
+        housekeeping = asyncio.create_task(keep_house(store, counters, log))
+        try:
+            service.open()
+            yield service
+        finally:
+            housekeeping.cancel()
+            await service.close()
+
+
+async def serve_radius(
+    server: HomeServer,
+    listen: tuple[str, ...],
+    counters: Counters,
+    log: structlog.stdlib.BoundLogger,
+    *,
+    stop: asyncio.Event,
+    ready: Callable[[], None] | None,
+) -> None:
+    """Binds, serves until `stop`, drains and closes."""
+    try:
+        for address in listen:
+            endpoint = server.radius.listen(split_address(address))
+            log.info("listening", address=":".join(map(str, endpoint.address)))
+        if ready is not None:
+            ready()
+        await stop.wait()
+        await server.drain()
+    finally:
+        server.close()
+        log.info("counters", **counters.snapshot())

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import re
-from ipaddress import IPv4Address
+from ipaddress import IPv4Address, IPv6Address
 from pathlib import Path
 
 import pytest
@@ -14,13 +14,15 @@ from aaa.config import (
     AgentConfig,
     HomeConfig,
     MobileNodeConfig,
+    TlsServer,
+    TlsSettings,
     load_agent,
     load_any,
     load_foreign,
     load_home,
     load_mobile_node,
 )
-from kdc.config import ConfigurationError, load_kdc, read_secret_file
+from kdc.config import ConfigurationError, StrictModel, load, load_kdc, read_secret_file
 from kdc.model import Nai, Secret, alias_nai
 
 SECRET = b"correct horse battery staple"
@@ -137,6 +139,7 @@ def test_relative_paths_are_relative_to_the_file(
 ) -> None:
     monkeypatch.chdir("/")
     config = load_home(written(folder, HOME))
+    assert config.database is not None
     assert config.database.url == f"embedded:{folder}/data"
     assert config.database.kek_file == folder / "kek"
     monkeypatch.chdir(folder)
@@ -463,3 +466,54 @@ def test_a_home_realm_leaves_room_for_an_alias(folder: Path) -> None:
     assert accepted.home.realm == longest
     with pytest.raises(ConfigurationError, match=r"home\.realm: expected at most 45 octets"):
         load_home(written(folder, HOME.replace("Home.Example", "a" + longest)))
+
+
+TLS = """
+[tls]
+certificate_file = "ha.pem"
+key_file = "secret"
+ca_file = "/etc/roamkey/ca.pem"
+
+[[server]]
+name = "center"
+san = ["KDC.Home.Example", "kdc", "192.0.2.9", "2001:db8::9"]
+address = "kdc.home.example:2083"
+"""
+
+
+class OverTls(StrictModel):
+    tls: TlsSettings
+    server: tuple[TlsServer, ...]
+
+
+def test_tls_is_read_with_names_as_certificates_have_them(folder: Path) -> None:
+    config = load(written(folder, TLS), OverTls)
+    assert config.tls.certificate_file == folder / "ha.pem"
+    assert (config.tls.key_file, config.tls.crl_file) == (folder / "secret", None)
+    assert config.server[0].san == (
+        "kdc.home.example",
+        "kdc",
+        IPv4Address("192.0.2.9"),
+        IPv6Address("2001:db8::9"),
+    )
+
+
+@pytest.mark.parametrize(
+    "san", ["*.home.example", "", "a..b", ".a", "a.", "-a.b", "1.2.3", "a b", "a@b", "a/24", "ä.de"]
+)
+def test_what_no_certificate_is_matched_by_is_refused(folder: Path, san: str) -> None:
+    path = written(folder, TLS.replace("192.0.2.9", san))
+    with pytest.raises(ConfigurationError) as refused:
+        load(path, OverTls)
+    (problem,) = refused.value.problems
+    assert problem.key == "server[0].san[2]"
+    assert problem.expected == "expected a DNS name without wildcard, or an IP address"
+
+
+def test_a_tls_key_is_judged_as_every_secret(folder: Path) -> None:
+    (folder / "secret").chmod(0o644)
+    with pytest.raises(ConfigurationError, match=r"tls\.key_file: expected mode .* not 0644"):
+        load(written(folder, TLS), OverTls)
+    (folder / "secret").chmod(0o600)
+    with pytest.raises(ConfigurationError, match=r"server\[0\]\.san: expected at least one"):
+        load(written(folder, re.sub(r"san = .*", "san = []", TLS)), OverTls)
