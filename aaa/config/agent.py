@@ -44,6 +44,7 @@ class RadiusServer(StrictModel):
     """[radius] of agent.toml."""
 
     server: SocketAddress
+    source_address: AnyAddress | None = None  # whom the server is to see; None: the route decides
     secret_file: SharedSecret = Field(repr=False)
     timeout_s: float = Field(default=3.0, gt=0, le=30)
     retries: int = Field(default=3, ge=0, le=10)

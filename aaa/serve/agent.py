@@ -95,7 +95,8 @@ class AgentServer:
         self._server = Server(
             resolve(*split_address(radius.server)), radius.timeout_s, radius.retries
         )
-        self._client = RadiusClient(counters)
+        source = radius.source_address
+        self._client = RadiusClient(counters, bind_host=str(source) if source else None)
         self._installed = InstalledLog(agent.state_file)
         self._outlet = SaOutlet(config.keys, Party.FOREIGN_AGENT, counters)
         self._exchanges: set[asyncio.Task[None]] = set()

@@ -11,7 +11,7 @@ from pathlib import Path
 
 import psycopg
 
-from aaa.demo import free_address
+from aaa.demo.configurations import free_address
 from aaa.net.mobile_ip import MobileIpSocket
 from aaa.roles.mobile_node import (
     Heard,

@@ -149,7 +149,9 @@ def test_relative_paths_are_relative_to_the_file(
 def test_kdc_reads_the_same_file(folder: Path) -> None:
     path = written(folder, HOME)
     assert load_kdc(path).database == load_home(path).database
-    assert load_kdc(path).home.nai == load_home(path).home.nai
+    (identity,) = load_kdc(path).identities()
+    home = load_home(path).home
+    assert (identity.nai, identity.address) == (home.nai, home.address)
 
 
 def test_kdc_refuses_an_unknown_key_of_its_own_section(folder: Path) -> None:
@@ -334,7 +336,7 @@ def test_an_unknown_key_is_refused(folder: Path, old: str, new: str, key: str) -
         ('address = "192.0.2.1"', "address = 7", "home.address", "expected an IPv4 address"),
         ('realm = "Home.Example"', 'realm = "home"', "home.realm", "expected a realm"),
         ('nai = "ha@home.example"', 'nai = "a b"', "home.nai", "expected a network access id"),
-        ('nai = "ha@home.example"\n', "", "home.nai", "required"),
+        ('nai = "ha@home.example"\n', "", "home", "both nai and address"),
         ("[database]", "[database]\npool_size = '4'", "database.pool_size", "a whole number"),
         ("[database]", "[database]\npool_size = 0", "database.pool_size", "greater than or equal"),
         ("[home]", "[home]\nmaximum_lifetime_s = 65535", "home.maximum_lifetime_s", "65534"),
