@@ -57,7 +57,6 @@ class Table(RuleBasedStateMachine):
             for replaced in change.replaces:
                 other = (change.held.binding, replaced)
                 assert self.seen[other] is change.held.pair
-                self.ends[other] = min(self.ends[other], self.now + self.overlap_s)
             self.seen[key] = change.held.pair
             self.ends[key] = self.now + change.held.lifetime_s
 
@@ -98,6 +97,10 @@ class Table(RuleBasedStateMachine):
             assert self.table.held() == before
             return
         self.granted.append(made)
+        # All of the last registration end after the overlap, those without a successor, too.
+        for key in self.seen:
+            if key[0] == binding:
+                self.ends[key] = min(self.ends[key], self.now + self.overlap_s)
         self.hear(changes)
         assert {spi for name, spi in self.seen if name == binding} >= {i.spi for i in items}
 
