@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import asyncio
 import ssl
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
 from dataclasses import dataclass, field
 from ipaddress import ip_address
 from pathlib import Path
+from typing import TypeVar
 
 from aaa.net.radsec_client import RadsecClient
 from aaa.net.radsec_link import Watchdog
@@ -154,6 +155,17 @@ def answer(transaction: RadsecTransaction) -> None:
     transaction.respond(ACCEPT, user(name_of(transaction)))
 
 
+T = TypeVar("T")
+
+
+async def _soon(awaited: Awaitable[T]) -> T:
+    """What comes within five seconds; a TimeoutError would pass for a closed connection."""
+    try:
+        return await asyncio.wait_for(awaited, 5)
+    except TimeoutError:
+        raise AssertionError("nothing within five seconds") from None
+
+
 class Raw:
     """A TLS client that sends what it is told to, and reads packets."""
 
@@ -169,16 +181,16 @@ class Raw:
         self._writer.write(b"".join(packets))
 
     async def packet(self) -> Packet:
-        async with asyncio.timeout(5):
-            header = await self._reader.readexactly(4)
-            rest = await self._reader.readexactly(int.from_bytes(header[2:]) - 4)
-        return decode(header + rest)
+        return await _soon(self._packet())
+
+    async def _packet(self) -> Packet:
+        header = await self._reader.readexactly(4)
+        return decode(header + await self._reader.readexactly(int.from_bytes(header[2:]) - 4))
 
     async def is_closed(self) -> bool:
         """Whether the server closes without another octet."""
         try:
-            async with asyncio.timeout(5):
-                return await self._reader.read() == b""
+            return await _soon(self._reader.read()) == b""
         except OSError:  # closed with octets of ours unread
             return True
 

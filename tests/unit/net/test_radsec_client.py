@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import hashlib
 import random
 import socket
 import ssl
@@ -296,7 +297,13 @@ def _unsigned(request: VerifiedRequest) -> bytes:
     return b"\x02" + bytes([request.identifier]) + b"\x00\x14" + bytes(16)
 
 
-@pytest.mark.parametrize("reply", [_another_signature, _bad_length, _unsigned])
+def _half_signed(request: VerifiedRequest) -> bytes:
+    """As an answer to Status-Server may be: a Response Authenticator and nothing else."""
+    header = bytes([2, request.identifier, 0, 20])
+    return header + hashlib.md5(header + request.authenticator + b"radsec").digest()
+
+
+@pytest.mark.parametrize("reply", [_another_signature, _bad_length, _unsigned, _half_signed])
 async def test_a_bad_response_closes_and_the_request_goes_elsewhere(
     parties: Parties, reply: Callable[[VerifiedRequest], bytes]
 ) -> None:
