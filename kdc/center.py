@@ -13,6 +13,7 @@ from datetime import UTC, datetime
 from ipaddress import IPv4Address
 from typing import Final, Protocol
 
+from kdc.changes import SpiStep, describe_denial, describe_grant
 from kdc.crypto.derive import Party
 from kdc.crypto.hpke import W_OCTETS, wrap
 from kdc.crypto.key0 import KEY0_OCTETS, derive_exchange_keys
@@ -20,12 +21,13 @@ from kdc.errors import Malformed, Unavailable
 from kdc.keying import Exchange, Parties, derive_keys
 from kdc.model import (
     HomeAddressKind,
+    Mode,
     Nai,
     Pair,
     Secret,
     alias_nai,
 )
-from kdc.outcome import decode_outcome, derive_secret, encode_outcome, secret_octets
+from kdc.outcome import decode_outcome, derive_secret, secret_octets
 from kdc.records import (
     UNSPENT_SPIS,
     Admission,
@@ -35,8 +37,6 @@ from kdc.records import (
     GrantDecision,
     Issued,
     IssuedAssociation,
-    NewAssociation,
-    NewRegistration,
     Record,
     RecordChange,
     RepeatDecision,
@@ -47,13 +47,12 @@ from kdc.records import (
     WrappingKey,
 )
 from kdc.wire.advertisement import FaPublicKey, decode_fa_public_key
-from kdc.wire.association import SEED_OCTETS, sa_info_of
+from kdc.wire.association import SEED_OCTETS, SaInfo
 from kdc.wire.payloads import decode_sa_payload, encode_sa_payload
 
 Entropy = Callable[[int], bytes]
 WRAPPING_KEY_LIFETIME_S: Final = 600  # PROTOCOL section 8
 _MAXIMUM_WRAPPING_KEYS: Final = 4096
-_RATE_WINDOW_S: Final = 60
 _CUI_LABEL: Final = b"roamkey cui v1"
 _HOME_SIDE_HOLDS: Final = (Pair.MN_HA, Pair.FA_HA)  # KEY1 and KEY2
 
@@ -66,16 +65,6 @@ class Allocator(Protocol):
     def take_association(self, expires_at: float) -> int: ...
 
     def take_home_address(self) -> IPv4Address: ...
-
-
-@dataclass(frozen=True, slots=True)
-class SpiStep:
-    """The list of KEY0 SPIs after one request (PROTOCOL 5.4)."""
-
-    unspent: tuple[int, ...]
-    last_spent: int | None
-    added: tuple[int, ...]
-    removed: tuple[int, ...]
 
 
 @dataclass(frozen=True, slots=True)
@@ -190,7 +179,9 @@ class KeyDistributionCenter:
         seed = Secret(self._entropy(SEED_OCTETS))
         alias = self._entropy(8)
         home_address = _home_address(verified, allocator, now)
-        parties = parties_of(verified, alias, home_address)
+        # Only what is derived by the holders is derived by names.
+        named = any(t.mode is not Mode.STATEFUL or t.z is not None for t in verified.terms)
+        parties = parties_of(verified, alias, home_address) if named else None
         associations = tuple(
             self._make_association(verified, terms, parties, seed, allocator, now)
             for terms in verified.terms
@@ -217,7 +208,7 @@ class KeyDistributionCenter:
         self,
         verified: VerifiedRegistration,
         terms: Terms,
-        parties: Parties,
+        parties: Parties | None,
         seed: Secret,
         allocator: Allocator,
         now: float,
@@ -249,11 +240,21 @@ def make_association(
     spi: int,
     key_name: bytes,
     secret: Secret,
-    parties: Parties,
+    parties: Parties | None,
     identification: bytes,
 ) -> IssuedAssociation:
     """One SA of these terms; its keys only where the home side is one of its two parties."""
-    item = IssuedAssociation(
+    answered = _with_spi(terms, spi)
+    keys = None
+    if terms.pair in _HOME_SIDE_HOLDS:
+        info = SaInfo(
+            spi, terms.lifetime_s, key_name, terms.mode, terms.derivation, terms.suites, secret
+        )
+        exchange = None
+        if terms.z is not None:
+            exchange = Exchange(terms.z, identification, terms.offered, answered)
+        keys = derive_keys(info, terms.pair, parties, exchange)
+    return IssuedAssociation(
         pair=terms.pair,
         spi=spi,
         key_name=key_name,
@@ -262,16 +263,10 @@ def make_association(
         derivation=terms.derivation,
         suites=terms.suites,
         secret=secret,
-        answered=_with_spi(terms, spi),
+        answered=answered,
         carrier=terms.carrier,
+        keys=keys,
     )
-    if terms.pair not in _HOME_SIDE_HOLDS:
-        return item
-    exchange = None
-    if terms.z is not None:
-        exchange = Exchange(terms.z, identification, terms.offered, item.answered)
-    keys = derive_keys(sa_info_of(item), terms.pair, parties, exchange)
-    return dataclasses.replace(item, keys=keys)
 
 
 def _with_spi(terms: Terms, spi: int) -> bytes:
@@ -317,76 +312,3 @@ def derive_identity(
         len(part).to_bytes(2, "big") + part for part in (text.encode() for text in named)
     )
     return hmac.digest(cui_key.reveal(), _CUI_LABEL + identity, "sha256").hex().encode()
-
-
-# --- what is committed ----------------------------------------------------------------------
-
-
-def describe_grant(
-    verified: VerifiedRegistration, issued: Issued, step: SpiStep, digest: bytes, *, now: float
-) -> RecordChange:
-    """The record's next state with its registration and SAs, for one transaction."""
-    record = verified.record
-    recent = tuple(at for at in record.accepted_at if at > now - _RATE_WINDOW_S)
-    accepted = recent if verified.lifetime_s == 0 else (*recent, int(now))
-    change = _change(record, step, digest, issued)
-    return dataclasses.replace(
-        change,
-        last_seen=verified.identification,
-        rounds=0,
-        accepted_at=accepted,
-        registration=_describe_registration(verified, issued) if issued.associations else None,
-        deregistration=verified.lifetime_s == 0,
-    )
-
-
-def describe_denial(decision: DenyDecision, denied: Denied, step: SpiStep) -> RecordChange:
-    """The record's next state after a denial."""
-    change = _change(decision.record, step, decision.digest, denied)
-    return dataclasses.replace(change, last_seen=decision.last_seen, rounds=decision.rounds)
-
-
-def _change(
-    record: Record, step: SpiStep, digest: bytes | None, outcome: Issued | Denied
-) -> RecordChange:
-    return RecordChange(
-        record_id=record.record_id,
-        revision=record.revision,
-        unspent=step.unspent,
-        last_spent=step.last_spent,
-        added_spis=step.added,
-        removed_spis=step.removed,
-        last_seen=record.last_seen,
-        rounds=record.rounds,
-        accepted_at=record.accepted_at,
-        digest=digest,
-        outcome=encode_outcome(outcome) if digest is not None else None,
-    )
-
-
-def _describe_registration(verified: VerifiedRegistration, issued: Issued) -> NewRegistration:
-    return NewRegistration(
-        class_id=issued.class_id,
-        identification=verified.identification,
-        fa_nai=verified.fa_nai,
-        nas_address=verified.nas_address,
-        operator_realm=verified.operator_realm,
-        care_of_address=verified.care_of_address,
-        home_address=issued.home_address,
-        alias=issued.alias,
-        lifetime_s=issued.lifetime_s,
-        dynamic_address=verified.record.home_address_kind is HomeAddressKind.DYNAMIC,
-        associations=tuple(
-            NewAssociation(
-                pair=item.pair,
-                spi=item.spi,
-                key_name=item.key_name,
-                lifetime_s=item.lifetime_s,
-                mode=item.mode,
-                derivation=item.derivation,
-                suites=item.suites,
-                keys=item.keys,
-            )
-            for item in issued.associations
-        ),
-    )

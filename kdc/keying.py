@@ -45,19 +45,24 @@ class Exchange:
     answered: bytes
 
 
-def derive_keys(info: SaInfo, pair: Pair, parties: Parties, exchange: Exchange | None) -> Secret:
+def derive_keys(
+    info: SaInfo, pair: Pair, parties: Parties | None, exchange: Exchange | None
+) -> Secret:
     """`keys` of PROTOCOL 4.2: the suites' in order, then pair 2's confirmation key.
 
-    `info.secret` must be there, wherever it was carried.  Raises `NotAcceptable` where Z is too
-    short, `LocalError` for an exchange that is missing.
+    `info.secret` must be there, wherever it was carried; `parties` may be None in stateful mode
+    without an exchange.  Raises `NotAcceptable` where Z is too short, `LocalError` for an exchange
+    or parties that are missing.
     """
+    if info.mode is Mode.STATEFUL and info.derivation != MIXED:
+        return info.secret
+    if parties is None:
+        raise LocalError("keys of parties that are not named")
     length_octets = key_octets(pair, info.suites)
     if info.mode is Mode.STATELESS or info.derivation == MIXED:
         if exchange is None:
             raise LocalError("keys of an exchange that has not been made")
         return _derive_of_exchange(info, pair, parties, exchange, length_octets)
-    if info.mode is Mode.STATEFUL:
-        return info.secret
     initiator, responder = parties.of(pair)
     if info.derivation == FORMULA_5:
         return derive_formula_5(

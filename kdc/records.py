@@ -161,6 +161,23 @@ class VerifiedRegistration:
     realm: str  # of the home, for the alias
     terms: tuple[Terms, ...]  # of the SAs to make; empty for a deregistration
 
+    def with_terms(self, terms: tuple[Terms, ...]) -> VerifiedRegistration:
+        """The same with these terms; `dataclasses.replace` would take five times as long."""
+        return VerifiedRegistration(
+            self.record,
+            self.spi,
+            self.identification,
+            self.lifetime_s,
+            self.fa_nai,
+            self.nas_address,
+            self.operator_realm,
+            self.care_of_address,
+            self.fa_public_key,
+            self.home_agent_nai,
+            self.realm,
+            terms,
+        )
+
 
 @dataclass(frozen=True, slots=True)
 class IssuedAssociation:

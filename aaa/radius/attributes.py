@@ -29,7 +29,7 @@ from aaa.radius.packet import (
     VerifiedResponse,
 )
 from kdc.errors import FA_REGISTRATION_REFUSED, LocalError, Malformed
-from kdc.model import MAXIMUM_FA_NAI_OCTETS, IpAddress, Nai
+from kdc.model import MAXIMUM_FA_NAI_OCTETS, IpAddress, Nai, shared_nai
 
 USER_NAME: Final = 1  # RFC 2865 §5
 USER_PASSWORD: Final = 2
@@ -133,7 +133,7 @@ def _joined(values: dict[int, list[bytes]], number: int) -> bytes:
 
 def _nai(octets: bytes) -> Nai:
     try:
-        return Nai(octets)
+        return shared_nai(octets)
     except Malformed:
         raise MalformedPacket("not a NAI") from None
 

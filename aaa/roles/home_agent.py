@@ -8,7 +8,7 @@ answered in home_agent_reply.
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from ipaddress import IPv4Address, IPv4Network, IPv6Address
 
 from aaa.exchange import Peer
@@ -197,15 +197,16 @@ class HomeAgent:
         if len(made) != len(agreeable.exponentiations):
             return self._no_proposal_chosen(agreeable.grant, b"")
         terms = complete(agreeable.outlines, made)
-        octets = count_reply_octets(
-            terms,
-            nai_octets=len(self.policy.nai.octets),
-            realm_octets=len(self.policy.realm),
-        )
-        if octets > MAXIMUM_MESSAGE_OCTETS:
-            return self._no_proposal_chosen(agreeable.grant, b"")
         grant = agreeable.grant
-        return replace(grant, verified=replace(grant.verified, terms=terms))
+        if any(item.answered for item in terms):  # without an answer a reply always fits
+            octets = count_reply_octets(
+                terms,
+                nai_octets=len(self.policy.nai.octets),
+                realm_octets=len(self.policy.realm),
+            )
+            if octets > MAXIMUM_MESSAGE_OCTETS:
+                return self._no_proposal_chosen(grant, b"")
+        return Grant(grant.opened, grant.verified.with_terms(terms), grant.digest)
 
     @staticmethod
     def _deny(

@@ -21,7 +21,7 @@ from kdc.errors import (
     NO_PROPOSAL_CHOSEN,
     LocalError,
 )
-from kdc.model import NTP_OFFSET_S, HomeAddressKind, Pair, Secret, alias_nai
+from kdc.model import NTP_OFFSET_S, HomeAddressKind, Nai, Pair, Secret, alias_nai
 from kdc.records import Carrier, Denied, Issued
 from kdc.sealing import seal_extension, seal_ke_c, transcript, with_secret
 from kdc.wire import numbers
@@ -46,6 +46,7 @@ _MN_HOLDS: Final = (Pair.MN_HA, Pair.MN_FA, Pair.MN_SMM)
 class BuiltReply:
     """Attributes 2 and 4 of an Access-Accept."""
 
+    alias: Nai
     registration_reply: bytes
     fa_wrapped_key: bytes | None
 
@@ -76,7 +77,8 @@ def build_reply(
     names = [(numbers.NAI_MN, alias.octets), (numbers.NAI_HA, policy.nai.octets)]
     next_spi = [(numbers.NEXT_SPI, encode_next_spi(next_spis))] if next_spis else []
     if not issued.associations:
-        return BuiltReply(_seal_for_mn(opened, header, names + next_spi, b"", policy), None)
+        to_mn = _seal_for_mn(opened, header, names + next_spi, b"", policy)
+        return BuiltReply(alias, to_mn, None)
     address = [(numbers.IP_MN, issued.home_address.packed)] if hidden else []
     to_mn = _seal_for_mn(
         opened,
@@ -93,7 +95,11 @@ def build_reply(
     ]
     if (issued.wrapping_key is None) != (fa_public_key is None):
         raise LocalError("a wrapping key without the key that it is for, or the other way round")
-    return _add_fa_part(opened, to_mn, infos, issued, fa_public_key, vendor_id=policy.vendor_id)
+    fa_part = _build_fa_part(
+        opened, to_mn, infos, issued, fa_public_key, vendor_id=policy.vendor_id
+    )
+    wrapped = issued.wrapping_key.wrapped if issued.wrapping_key is not None else None
+    return BuiltReply(alias, to_mn + fa_part, wrapped)
 
 
 def _sa_infos(
@@ -165,7 +171,7 @@ def _seal_for_mn(
     return message + authenticate(opened.keys.authenticate_reply, message)
 
 
-def _add_fa_part(
+def _build_fa_part(
     opened: OpenedRequest,
     to_mn: bytes,
     infos: list[tuple[Kind, bytes]],
@@ -173,7 +179,7 @@ def _add_fa_part(
     fa_public_key: FaPublicKey | None,
     *,
     vendor_id: int,
-) -> BuiltReply:
+) -> bytes:
     """The FA's extensions behind the MHAE, the Transcript last (PROTOCOL sections 3 and 8)."""
     access = opened.structured.access
     header = to_mn[: numbers.REPLY_HEADER_OCTETS]
@@ -198,8 +204,7 @@ def _add_fa_part(
         between=between,
     )
     last = encode_extensions(vendor_id, [extension(numbers.TRANSCRIPT, bound)])
-    wrapped = wrapping_key.wrapped if wrapping_key is not None else None
-    return BuiltReply(to_mn + between + last, wrapped)
+    return between + last
 
 
 def build_denial(
@@ -227,11 +232,11 @@ def build_denial(
 
 
 def build_accept(
-    issued: Issued, reply: BuiltReply, policy: HomeAgentPolicy, chargeable_user_identity: bytes
+    issued: Issued, reply: BuiltReply, chargeable_user_identity: bytes
 ) -> AccessAccept:
     """The Access-Accept around a reply (PROTOCOL section 9)."""
     return AccessAccept(
-        user_name=alias_nai(issued.alias, policy.realm),
+        user_name=reply.alias,
         chargeable_user_identity=chargeable_user_identity,
         class_id=issued.class_id,
         session_timeout_s=issued.lifetime_s or None,

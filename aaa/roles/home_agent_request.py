@@ -12,7 +12,7 @@ from aaa.exchange import AccessRequest
 from kdc.crypto.key0 import is_authentic
 from kdc.crypto.seal import Seal
 from kdc.errors import AuthenticationFailed
-from kdc.model import ExchangeKeys, IpAddress, Nai, Pair
+from kdc.model import ExchangeKeys, IpAddress, Nai, Pair, shared_nai
 from kdc.records import Record
 from kdc.sealing import open_extension
 from kdc.wire import numbers
@@ -109,7 +109,7 @@ def open_request(
         keys=keys,
         nai_mn=Nai(opened[numbers.NAI_MN]),
         ip_mn=decode_ip(opened[numbers.IP_MN]),
-        nai_fa=Nai(opened[numbers.NAI_FA]),
+        nai_fa=shared_nai(opened[numbers.NAI_FA]),
         ip_fa=decode_ip(opened[numbers.IP_FA]),
         fk=opened[numbers.FA_KEY],
     )

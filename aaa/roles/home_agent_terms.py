@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from kdc.crypto.dh import FIXED_GROUPS, DhGroup, DhShare, user_group
 from kdc.crypto.seal import BUCKETS, TAG_OCTETS, bucket_of
@@ -40,6 +40,7 @@ _ALIAS_OCTETS = len("m-0123456789abcdef@")
 _NAME_BUCKET = 64  # PROTOCOL 5.2
 _SA_INFO_OCTETS = 22  # PROTOCOL 4.2, suites and secret left out
 _MHAE_OCTETS = 38
+_MAXIMUM_DEFAULTS = 1024
 MN_PAIRS = (Pair.MN_HA, Pair.MN_FA, Pair.MN_SMM)
 _FA_ANSWERS = (Pair.MN_FA, Pair.MN_SMM)
 _WITHOUT_OFFER = (Pair.MN_HA, Pair.MN_FA, Pair.FA_HA)  # MN-SMM only where it is asked for
@@ -61,6 +62,20 @@ class HomeTerms:
 
     policies: Mapping[Pair, Policy]
     suites: tuple[Suite, ...]  # where a pair is not offered
+    _defaults: dict[tuple[int, bool], tuple[Outline, ...]] = field(
+        default_factory=dict, repr=False, compare=False
+    )
+
+    def defaults(self, lifetime_s: int, *, named: bool) -> tuple[Outline, ...]:
+        """What nobody negotiates, made once a lifetime; `named`: the FA's NAI has a realm."""
+        known = self._defaults.get((lifetime_s, named))
+        if known is None:
+            known = tuple(
+                _without_offer(self, pair, lifetime_s, named=named) for pair in _WITHOUT_OFFER
+            )
+            if len(self._defaults) < _MAXIMUM_DEFAULTS:
+                self._defaults[lifetime_s, named] = known
+        return known
 
 
 @dataclass(frozen=True, slots=True)
@@ -95,6 +110,8 @@ def negotiate(
     home: HomeTerms, offers: Payloads, fa_payloads: Payloads, situation: Situation
 ) -> tuple[Outline, ...]:
     """Outlines of all SAs in the order of the reply; raises `Refused` for the first that fails."""
+    if not offers and not fa_payloads:
+        return home.defaults(situation.lifetime_s, named=bool(situation.fa_nai.realm))
     outlines = [
         _negotiate_for_mn(home, pair, offers, fa_payloads, situation)
         for pair in MN_PAIRS
@@ -114,9 +131,9 @@ def _negotiate_for_mn(
             return _check_fa_answer(offer, answer, policy, situation)
         if offer is not None or answer is not None:
             raise Refused  # nothing that the FA would take, or an answer to no offer
-        return _without_offer(home, pair, situation)
+        return _without_offer(home, pair, situation.lifetime_s, named=bool(situation.fa_nai.realm))
     if offer is None:
-        return _without_offer(home, pair, situation)
+        return _without_offer(home, pair, situation.lifetime_s, named=bool(situation.fa_nai.realm))
     policy = _for_ke_c(policy, offer, situation.spi)
     try:
         return _outline(offer.octets, select_agreement(offer.payload, policy), policy, situation)
@@ -128,7 +145,9 @@ def _negotiate_for_fa(
     home: HomeTerms, offer: ReadSaPayload | None, situation: Situation
 ) -> Outline:
     if offer is None:
-        return _without_offer(home, Pair.FA_HA, situation)
+        return _without_offer(
+            home, Pair.FA_HA, situation.lifetime_s, named=bool(situation.fa_nai.realm)
+        )
     policy = _for_ke_c(home.policies[Pair.FA_HA], offer, situation.fa_spi)
     try:
         agreement = select_agreement(offer.payload, policy)
@@ -162,7 +181,12 @@ def _outline(offered: bytes, agreement: Agreement, policy: Policy, situation: Si
     terms = Terms(
         pair=pair,
         mode=agreement.mode,
-        derivation=_derivation(derivation_of(agreement, policy), agreement.mode, pair, situation),
+        derivation=_derivation(
+            derivation_of(agreement, policy),
+            agreement.mode,
+            pair,
+            named=bool(situation.fa_nai.realm),
+        ),
         suites=agreement.suites,
         lifetime_s=min(situation.lifetime_s, agreement.lifetime_s),
         offered=offered,
@@ -175,23 +199,22 @@ def _outline(offered: bytes, agreement: Agreement, policy: Policy, situation: Si
     return Outline(terms, agreement, exponentiation)
 
 
-def _without_offer(home: HomeTerms, pair: Pair, situation: Situation) -> Outline:
+def _without_offer(home: HomeTerms, pair: Pair, lifetime_s: int, *, named: bool) -> Outline:
     """The home side's default suite and mode (PROTOCOL section 6)."""
     policy = home.policies[pair]
     mode = policy.default_mode
     derivation = 0
     if mode is Mode.SEMISTATEFUL:
         chosen = FORMULA_5 if policy.formula_5 else SP800_108
-        derivation = _derivation(chosen, mode, pair, situation)
-    return Outline(Terms(pair, mode, derivation, home.suites, situation.lifetime_s))
+        derivation = _derivation(chosen, mode, pair, named=named)
+    return Outline(Terms(pair, mode, derivation, home.suites, lifetime_s))
 
 
-def _derivation(chosen: int, mode: Mode, pair: Pair, situation: Situation) -> int:
+def _derivation(chosen: int, mode: Mode, pair: Pair, *, named: bool) -> int:
     """PROTOCOL 7.2: derivation 1 only for NAIs with an @; the alias and the HA's have one."""
     if (mode, chosen) != (Mode.SEMISTATEFUL, FORMULA_5):
         return chosen
-    named = pair is Pair.MN_HA or bool(situation.fa_nai.realm)
-    return FORMULA_5 if named else SP800_108
+    return FORMULA_5 if named or pair is Pair.MN_HA else SP800_108
 
 
 def _carrier(ke: KeyExchange | None) -> Carrier:

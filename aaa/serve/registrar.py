@@ -77,7 +77,7 @@ class Registrar:
                 next_spis=next_spis,
                 fa_public_key=_named_key(opened) if outcome.wrapping_key else None,
             )
-            return build_accept(outcome, reply, policy, settled.chargeable_user_identity)
+            return build_accept(outcome, reply, settled.chargeable_user_identity)
         if not outcome.challenge:
             return AccessReject(outcome.code)
         return AccessChallenge(

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from typing import Final
 
 from kdc.errors import Malformed, UnknownVendor
-from kdc.model import MAXIMUM_NAI_OCTETS, Nai, Pair, check_spi
+from kdc.model import MAXIMUM_NAI_OCTETS, Nai, Pair, check_spi, shared_nai
 from kdc.wire import numbers
 from kdc.wire.cursor import Reader
 from kdc.wire.extensions import Extension, encode_cvse, encode_extension, read_cvse, read_extension
@@ -89,7 +89,7 @@ def read_realm(reader: Reader) -> Nai:
         octets = body.rest()
     if len(octets) < 2 or octets[:1] != b"@":
         raise Malformed("131 shows a user")
-    return Nai(octets)
+    return shared_nai(octets)
 
 
 def read_part(reader: Reader, vendor_id: int, rule: Rule) -> tuple[Part, Authenticator | None]:
