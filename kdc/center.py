@@ -48,7 +48,7 @@ from kdc.records import (
 )
 from kdc.wire.advertisement import FaPublicKey, decode_fa_public_key
 from kdc.wire.association import SEED_OCTETS, SaInfo
-from kdc.wire.payloads import decode_sa_payload, encode_sa_payload
+from kdc.wire.payloads import with_spi
 
 Entropy = Callable[[int], bytes]
 WRAPPING_KEY_LIFETIME_S: Final = 600  # PROTOCOL section 8
@@ -273,9 +273,7 @@ def _with_spi(terms: Terms, spi: int) -> bytes:
     """The answer as sent: the home side's own bear the SPI of the SA (PROTOCOL 4.3)."""
     if not terms.answered or terms.pair not in _HOME_SIDE_HOLDS:
         return terms.answered
-    answer = decode_sa_payload(terms.answered)
-    proposals = tuple(dataclasses.replace(proposal, spi=spi) for proposal in answer.proposals)
-    return encode_sa_payload(dataclasses.replace(answer, proposals=proposals))
+    return with_spi(terms.answered, spi)
 
 
 def parties_of(verified: VerifiedRegistration, alias: bytes, home_address: IPv4Address) -> Parties:

@@ -42,6 +42,7 @@ MAXIMUM_FA_SA_PAYLOAD_OCTETS: Final = 1024  # PROTOCOL section 9, attribute 5
 
 _HEADER: Final = struct.Struct(">BBH")
 _PROPOSAL: Final = struct.Struct(">BBBBII")
+_SPI_AT: Final = 12  # in a proposal (Fig. 19)
 _TRANSFORM: Final = struct.Struct(">BBBB")
 _FA_PAIRS: Final = (Pair.MN_FA, Pair.FA_HA, Pair.MN_SMM)
 
@@ -106,6 +107,28 @@ class Proposal:
     transforms: tuple[Transform, ...]
     key_exchanges: tuple[KeyExchange, ...] = ()
 
+    def choosing(self, transform: Transform, lifetime_s: int) -> Proposal:
+        """The proposal with this transform alone and without a KE.
+
+        As `answering`, it is made for each registration: `dataclasses.replace` takes five times as
+        long.
+        """
+        return Proposal(
+            self.number, self.protocol_number, self.protocol_id, lifetime_s, self.spi, (transform,)
+        )
+
+    def answering(self, spi: int, key_exchanges: tuple[KeyExchange, ...]) -> Proposal:
+        """The proposal as an answer has it."""
+        return Proposal(
+            self.number,
+            self.protocol_number,
+            self.protocol_id,
+            self.lifetime_s,
+            spi,
+            self.transforms,
+            key_exchanges,
+        )
+
 
 @dataclass(frozen=True, slots=True)
 class SaPayload:
@@ -113,6 +136,17 @@ class SaPayload:
 
     pair: Pair
     proposals: tuple[Proposal, ...]
+
+
+def with_spi(octets: bytes, spi: int) -> bytes:
+    """An encoded SA payload with the SPI of each proposal set; every other octet stays."""
+    filled = bytearray(octets)
+    position = HEADER_OCTETS
+    while position < len(filled):
+        if filled[position] == PROPOSAL:
+            filled[position + _SPI_AT : position + _SPI_AT + 4] = spi.to_bytes(4, "big")
+        position += int.from_bytes(filled[position + 2 : position + HEADER_OCTETS], "big")
+    return bytes(filled)
 
 
 class ReadSaPayload(NamedTuple):

@@ -16,7 +16,7 @@ from aaa.exchange import AccessAccept, AccessChallenge, AccessReject, AccessRequ
 from aaa.roles.foreign_agent import FaIdentity, FaKey, ForeignAgent, Relayed
 from aaa.roles.foreign_agent_terms import FaTerms
 from aaa.roles.home_agent import HomeAgentPolicy
-from aaa.roles.home_agent_terms import Exponentiation, HomeTerms
+from aaa.roles.home_agent_terms import Exponentiation, HomeTerms, count_reply_octets
 from aaa.roles.mobile_node import (
     DeniedByHome,
     Deregistered,
@@ -43,7 +43,7 @@ from kdc.model import (
     Suite,
 )
 from kdc.negotiation import GROUP_OCTETS, OfferPlan, Policy, PreparedOffer
-from kdc.records import Denied, Issued, VerifiedRegistration, WrappingKey
+from kdc.records import Denied, Issued, Terms, VerifiedRegistration, WrappingKey
 from kdc.wire.advertisement import (
     FaAnnouncement,
     decode_announcement,
@@ -364,6 +364,7 @@ def test_cycle(vector: Vector) -> None:  # noqa: PLR0915 - one story
         return
     assert response.registration_reply == octets(out["reply"])
     _check_home_keys(handled.issued, out.get("keys_ha") or {})
+    _check_length(handled.issued, response.registration_reply, home.policy)
 
     delivery = agent.on_response(relayed, response)
     assert delivery.octets == octets(out["relay"])
@@ -384,6 +385,27 @@ def test_cycle(vector: Vector) -> None:  # noqa: PLR0915 - one story
         assert answer.code == out["reply_code"]
     else:
         assert isinstance(answer, Deregistered) and out["lifetime"] == 0
+
+
+def _check_length(issued: Issued | None, reply: bytes, policy: HomeAgentPolicy) -> None:
+    """What is computed before keys are made holds for the reply, and is not far off."""
+    if issued is None or not issued.associations:
+        return
+    terms = tuple(
+        Terms(
+            item.pair,
+            item.mode,
+            item.derivation,
+            item.suites,
+            item.lifetime_s,
+            answered=item.answered,
+            carrier=item.carrier,
+        )
+        for item in issued.associations
+    )
+    nai_octets, realm_octets = len(policy.nai.octets), len(policy.realm)
+    most = count_reply_octets(terms, nai_octets=nai_octets, realm_octets=realm_octets)
+    assert len(reply) <= most <= len(reply) + 400
 
 
 def _check_home_keys(issued: Issued | None, expected: dict[str, str | None]) -> None:

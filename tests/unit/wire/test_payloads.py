@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -21,6 +22,7 @@ from kdc.wire.payloads import (
     decode_fa_sa_payloads,
     decode_sa_payload,
     encode_sa_payload,
+    with_spi,
 )
 from tests.vectors_loader import Vector, octets, vector_id, vectors
 
@@ -240,3 +242,17 @@ def test_what_does_not_fit_is_not_written(transform: Transform) -> None:
 
 def test_the_secret_of_sub_type_240_does_not_print() -> None:
     assert "secret" not in repr(KeA(240, 0, b"secret"))
+
+
+@pytest.mark.parametrize("name", ["offer", "answer"])
+def test_an_spi_is_set_in_every_proposal_and_nowhere_else(name: str) -> None:
+    kes = (KeA(31, 0, b"\x02" * 32), KeC(7, b"\x02\x00\x00\x10" * 4))
+    transforms = (Transform(1, 5, 1, (Attribute(128, b"\0\2"),)), Transform(2, 7, 1))
+    proposals = (
+        Proposal(1, 1, 1, 3600, 0, transforms),
+        Proposal(1, 2, 2, 3600, 9, (Transform(1, 12, 1),), kes[:1] if name == "answer" else kes),
+    )
+    payload = SaPayload(Pair.FA_HA, proposals)
+    wanted = tuple(replace(proposal, spi=0xDEADBEEF) for proposal in proposals)
+    octets = with_spi(encode_sa_payload(payload), 0xDEADBEEF)
+    assert octets == encode_sa_payload(SaPayload(Pair.FA_HA, wanted))
