@@ -15,6 +15,8 @@ from aaa.roles.foreign_agent_terms import FaTerms
 from aaa.roles.home_agent_terms import HomeTerms
 from aaa.roles.mobile_node_terms import MnTerms
 from kdc.config import StrictModel
+from kdc.crypto.dh import DhGroup, user_group
+from kdc.errors import NotAcceptable
 from kdc.model import Mode, Pair, Suite
 from kdc.negotiation import (
     DEFAULT_GROUPS,
@@ -89,6 +91,16 @@ def _one_a_protocol(names: tuple[str, ...]) -> tuple[str, ...]:
     return names
 
 
+def _hex_number(value: object) -> bytes:
+    try:
+        octets = bytes.fromhex(value) if isinstance(value, str) else b""
+    except ValueError:
+        octets = b""
+    if not octets or not octets[0]:
+        raise ValueError("expected a number in hex, two digits an octet, no zero octet in front")
+    return octets
+
+
 def suites_of(names: Iterable[str]) -> tuple[Suite, ...]:
     """The suites of these names, in order."""
     return tuple(SUITES[name] for name in names)
@@ -103,6 +115,7 @@ NotEmpty = AfterValidator(_not_empty)
 SuiteName = Annotated[str, named(SUITES)]
 GroupName = Annotated[str, named(GROUPS)]
 ModeName = Annotated[str, named(MODES)]
+HexNumber = Annotated[bytes, PlainValidator(_hex_number)]
 SuiteSet = Annotated[tuple[SuiteName, ...], NotEmpty]
 ModeSet = Annotated[tuple[ModeName, ...], NotEmpty]
 Together = Annotated[tuple[SuiteName, ...], NotEmpty, AfterValidator(_one_a_protocol)]
@@ -225,20 +238,41 @@ class HomeNegotiation(NegotiationSettings):
         return HomeTerms(policies, suites_of(default_suites))
 
 
+class UserGroup(StrictModel):
+    """A group of the user's own: a safe prime of 2,048 to 4,096 bits and a generator, in hex."""
+
+    prime: HexNumber
+    generator: HexNumber
+
+    @model_validator(mode="after")
+    def _is_sound(self) -> Self:
+        try:
+            self.build()
+        except NotAcceptable as error:
+            raise ValueError(f"expected a group as PROTOCOL 7.3 allows it: {error}") from None
+        return self
+
+    def build(self) -> DhGroup:
+        """The group, its primality still to be verified."""
+        return user_group(self.prime, self.generator)
+
+
 class Offer(StrictModel):
     """How one pair is offered."""
 
     mode: ModeName = "stateful"
     groups: tuple[GroupName, ...] = ()
+    user_group: UserGroup | None = None
     carrier: Literal["sa-info", "ke-c", "clear"] = "sa-info"
     alternatives: int = Field(default=1, ge=1, le=8)
     lifetime_s: int = Field(default=3600, ge=1, le=2**32 - 2)
 
     @model_validator(mode="after")
     def _check(self) -> Self:
-        if self.mode == "stateless" and not self.groups:
+        computed = bool(self.groups) or self.user_group is not None
+        if self.mode == "stateless" and not computed:
             raise ValueError("expected groups for a stateless offer")
-        if self.groups and self.carrier != "sa-info":
+        if computed and self.carrier != "sa-info":
             raise ValueError("expected either groups or another place for the secret, not both")
         return self
 
@@ -247,6 +281,7 @@ class Offer(StrictModel):
         return OfferPlan(
             MODES[self.mode],
             tuple(GROUPS[name] for name in self.groups),
+            self.user_group.build() if self.user_group is not None else None,
             sealed=self.carrier == "ke-c",
             in_the_clear=self.carrier == "clear",
             lifetime_s=self.lifetime_s,

@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
 
-from kdc.crypto.dh import FIXED_GROUPS, DhKey
+from kdc.crypto.dh import DhKey
 from kdc.errors import NotAcceptable
 from kdc.model import SPI_MINIMUM, Pair, Secret, Suite
 from kdc.negotiation import (
@@ -76,7 +76,7 @@ class Negotiation:
         try:
             for pair, plan in terms.plans.items():
                 # Any keys do for the question; none are made.
-                keys = tuple(DhKey(FIXED_GROUPS[n], Secret(b""), b"") for n in plan.groups)
+                keys = tuple(DhKey(group, Secret(b""), b"") for group in plan.all_groups)
                 self._offer_pair(pair, terms, keys, SPI_MINIMUM)
         except NotAcceptable:
             return False

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import asyncio
 import os
-from collections import deque
 from collections.abc import Callable, Mapping
 from ipaddress import IPv4Address
 from pathlib import Path
@@ -25,6 +24,7 @@ from aaa.radius.errors import MalformedPacket
 from aaa.radius.packet import ACCESS_ACCEPT, ACCESS_REJECT
 from aaa.radius.tls_peers import TlsPeer, TlsPeerTable
 from aaa.roles.home_agent_request import verify_request
+from aaa.serve.batches import Batches
 from aaa.serve.housekeeping import keep_house
 from aaa.serve.process import on_hangup, run, split_address
 from kdc.center import KeyDistributionCenter
@@ -55,8 +55,6 @@ from kdc.wire.keydist import (
 )
 from kdc.wire.registration import RegistrationRequest, decode_request
 
-BATCH_REQUESTS: Final = 256
-BATCHES_AT_ONCE: Final = 2
 DRAIN_S: Final = 10.0
 ADMITTED: Final = "kdc.admitted"
 NOT_ADMITTED: Final = "kdc.not_admitted"
@@ -85,8 +83,7 @@ class KdcServer:
         self._home_agents = home_agents
         self._counters = counters
         self._vendor_id = vendor_id
-        self._waiting: deque[Asked] = deque()
-        self._running: set[asyncio.Task[None]] = set()
+        self._batches: Batches[Asked] = Batches(self._run)
 
     def on_requests(self, transactions: list[RadsecTransaction]) -> None:
         for transaction in transactions:
@@ -97,22 +94,8 @@ class KdcServer:
                 self._counters.add(MALFORMED)
                 transaction.respond(ACCESS_REJECT, ())
             else:
-                self._waiting.append((transaction, request))
-        self._start_batches()
-
-    def _start_batches(self) -> None:
-        while self._waiting and len(self._running) < BATCHES_AT_ONCE:
-            count = min(len(self._waiting), BATCH_REQUESTS)
-            batch = [self._waiting.popleft() for _ in range(count)]
-            task = asyncio.get_running_loop().create_task(self._run(batch))
-            self._running.add(task)
-            task.add_done_callback(self._on_done)
-
-    def _on_done(self, task: asyncio.Task[None]) -> None:
-        self._running.discard(task)
-        self._start_batches()
-        if not task.cancelled():
-            task.result()  # a bug is told to the loop's handler, not swallowed
+                self._batches.add((transaction, request))
+        self._batches.start()
 
     async def _run(self, batch: list[Asked]) -> None:
         admits = [(t, r) for t, r in batch if isinstance(r, AdmitRequest)]

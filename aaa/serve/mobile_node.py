@@ -33,6 +33,7 @@ from aaa.roles.mobile_node_terms import MnTerms, Negotiation
 from aaa.serve.hearing import hear
 from aaa.serve.key_outlet import SaOutlet
 from aaa.serve.process import split_address
+from kdc.crypto.dh import verify_user_group
 from kdc.crypto.key0 import fingerprint_key
 from kdc.errors import DENIED_IDENTIFICATION, LocalError, RemoteError
 from kdc.keyuse.table import Endpoint, Grant
@@ -246,6 +247,7 @@ async def register(
         layer2 = (LAYER2_ETHERNET, bytes.fromhex(node.link_address.replace(":", "")))
     heard, address, longest_s = await find_agent(node, advertisement)
     wanted_s = node.lifetime_s if lifetime_s is None else lifetime_s
+    terms = verified_terms(config.negotiation.build_terms())
     outlet = SaOutlet(config.keys, Party.MOBILE_NODE, Counters())
     outlet.open()
     try:
@@ -256,7 +258,7 @@ async def register(
                 heard,
                 lifetime_s=min(wanted_s, longest_s),
                 retransmission=Retransmission(node.timeout_s, node.retries),
-                terms=config.negotiation.build_terms(),
+                terms=terms,
                 layer2=layer2,
                 vendor_id=node.vendor_id,
             )
@@ -264,6 +266,20 @@ async def register(
     finally:
         await outlet.close()
     return answer
+
+
+def verified_terms(terms: MnTerms) -> MnTerms:
+    """The terms, once a group of the user's own is known to be sound (PROTOCOL 7.3).
+
+    Raises `LocalError`; it may take a second.
+    """
+    for plan in terms.plans.values():
+        if plan.user_group is not None:
+            try:
+                verify_user_group(plan.user_group, os.urandom)
+            except RemoteError as error:
+                raise LocalError(f"user_group: expected a safe prime: {error}") from None
+    return terms
 
 
 def hand_on(outlet: SaOutlet, enrolment: Enrolment, heard: Heard, answer: Answer) -> None:

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections import deque
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Final
@@ -18,6 +17,7 @@ from aaa.radius.counters import Counters
 from aaa.roles.home_agent import Agreeable, Deny, Grant, Repeat, Verdict
 from aaa.roles.home_agent_request import StructuredRequest
 from aaa.roles.home_agent_terms import Exponentiation
+from aaa.serve.batches import Batches
 from aaa.serve.exponentiation import ExponentiationPool
 from aaa.serve.registrar import Registrar
 from kdc.crypto.dh import DhJob, DhShare, private_octets
@@ -26,8 +26,6 @@ from kdc.errors import DENIED_RESOURCES, RemoteError, Unavailable
 from kdc.model import Pair, Secret
 from kdc.records import Admission, Fate, Issued, Settled, VerifiedRegistration
 
-BATCH_REGISTRATIONS: Final = 256
-BATCHES_AT_ONCE: Final = 2
 MAXIMUM_WAITING: Final = 8192
 MAXIMUM_CLOCK_ERROR_S: Final = 1.0  # PROTOCOL section 3: a node further off says 130
 _ATTEMPTS: Final = 4
@@ -80,42 +78,27 @@ class RegistrationPipeline:
         self._entropy = entropy
         self._on_granted = on_granted
         self._clock = clock
-        self._waiting: deque[Work] = deque()
-        self._running: set[asyncio.Task[None]] = set()
+        self._batches: Batches[Work] = Batches(self._run)
         self._slow: set[asyncio.Task[None]] = set()
-
-    @property
-    def idle(self) -> bool:
-        return not self._waiting and not self._running and not self._slow
 
     def submit(self, work: Work) -> None:
         """Takes the request in, or answers 130 at once where too many are waiting."""
-        if len(self._waiting) >= MAXIMUM_WAITING:
+        if self._batches.waiting >= MAXIMUM_WAITING:
             self._counters.add(SHED)
             work.answer(AccessReject(DENIED_RESOURCES))
             return
-        self._waiting.append(work)
+        self._batches.add(work)
 
     def start_batches(self) -> None:
         """To be called once a turn, when the socket is drained."""
-        while self._waiting and len(self._running) < BATCHES_AT_ONCE:
-            count = min(len(self._waiting), BATCH_REGISTRATIONS)
-            batch = [self._waiting.popleft() for _ in range(count)]
-            task = asyncio.get_running_loop().create_task(self._run(batch))
-            self._running.add(task)
-            task.add_done_callback(self._on_done)
-
-    def _on_done(self, task: asyncio.Task[None]) -> None:
-        self._running.discard(task)
-        self.start_batches()
-        if not task.cancelled():
-            task.result()  # a bug is told to the loop's handler, not swallowed
+        self._batches.start()
 
     async def drain(self) -> None:
         """Waits until everything that was taken in has been answered."""
-        while not self.idle:
-            self.start_batches()
-            await asyncio.wait(self._running | self._slow)
+        self._batches.start()
+        while under_way := self._batches.running | self._slow:
+            await asyncio.wait(under_way)
+            self._batches.start()
 
     async def _run(self, batch: list[Work]) -> None:
         """One batch to its end: what conflicts is judged anew, a few times at most."""
@@ -157,13 +140,13 @@ class RegistrationPipeline:
         except BaseException:
             item.work.answer(None)
             raise
-        self._waiting.extendleft(again)
-        self.start_batches()
+        self._batches.put_back(again)
+        self._batches.start()
 
     def _on_slow_done(self, task: asyncio.Task[None]) -> None:
         self._slow.discard(task)
         if not task.cancelled():
-            task.result()  # as in _on_done
+            task.result()  # a bug is told to the loop's handler
 
     async def _settle(self, items: list[_Judged]) -> list[Work]:
         """Steps 7 to 9 for those whose verdict is final; returns those in conflict."""

@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass, field
 
-from kdc.crypto.dh import FIXED_GROUPS, DhKey, private_octets
+from kdc.crypto.dh import FIXED_GROUPS, DhGroup, DhKey, private_octets
 from kdc.errors import LocalError, NotAcceptable
 from kdc.model import Mode, Pair, Secret
 from kdc.negotiation.rounds import History, build_offer, take_counter_proposal
@@ -32,23 +32,30 @@ DEFAULT_OFFER_LIFETIME_S = 3600
 class OfferPlan:
     """How one pair is offered.  Raises `LocalError` for two ways to carry one secret.
 
-    `groups` are offered in order, each with a fresh public value.  `sealed` asks for the secret in
+    `groups` are offered in order, each with a fresh public value, then `user_group` (KE-b), whose
+    primes its owner has verified.  `sealed` asks for the secret in
     a KE-c, `in_the_clear` (pair 3 with clear FA keys alone) in a KE-a 240.  So many
     `alternatives` of the preferred suites are offered at once; the next ones wait for a refusal.
     """
 
     mode: Mode | None = Mode.STATEFUL
     groups: tuple[int, ...] = ()
+    user_group: DhGroup | None = None
     sealed: bool = False
     in_the_clear: bool = False
     lifetime_s: int = DEFAULT_OFFER_LIFETIME_S
     alternatives: int = 1
 
     def __post_init__(self) -> None:
-        if bool(self.groups) + self.sealed + self.in_the_clear > 1:
+        if bool(self.all_groups) + self.sealed + self.in_the_clear > 1:
             raise LocalError("an offer has groups, or asks for its secret in a KE, not both")
-        if self.mode is Mode.STATELESS and not self.groups:
+        if self.mode is Mode.STATELESS and not self.all_groups:
             raise LocalError("a stateless offer needs a group")
+
+    @property
+    def all_groups(self) -> tuple[DhGroup, ...]:
+        own = () if self.user_group is None else (self.user_group,)
+        return (*(FIXED_GROUPS[number] for number in self.groups), *own)
 
 
 # PROTOCOL section 6: what an MN offers for pair 1 by default, forward secrecy.
@@ -70,8 +77,9 @@ class PreparedOffer:
 
 def generate_keys(plan: OfferPlan, entropy: Entropy) -> tuple[DhKey, ...]:
     """A fresh key for each group of the plan (PROTOCOL 7.3: fresh for each request)."""
-    groups = [FIXED_GROUPS[number] for number in plan.groups]
-    return tuple(DhKey.of(group, Secret(entropy(private_octets(group)))) for group in groups)
+    return tuple(
+        DhKey.of(group, Secret(entropy(private_octets(group)))) for group in plan.all_groups
+    )
 
 
 def prepare_offer(
