@@ -31,7 +31,6 @@ from kdc.center import KeyDistributionCenter, make_association, make_wrapping_ke
 from kdc.crypto.dh import FIXED_GROUPS, DhKey, user_group
 from kdc.crypto.hpke import X25519Key
 from kdc.model import (
-    KEY_OCTETS,
     Enrolment,
     HomeAddressKind,
     Identification,
@@ -42,7 +41,7 @@ from kdc.model import (
     SecurityAssociation,
     Suite,
 )
-from kdc.negotiation import GROUP_OCTETS, OfferPlan, Policy, PreparedOffer
+from kdc.negotiation import Policy, PreparedOffer
 from kdc.records import Denied, Issued, Terms, VerifiedRegistration, WrappingKey
 from kdc.wire.advertisement import (
     FaAnnouncement,
@@ -50,7 +49,8 @@ from kdc.wire.advertisement import (
     decode_fa_public_key,
 )
 from kdc.wire.numbers import Kind
-from kdc.wire.payloads import KE_SECRET, KeA, KeB, KeC, decode_sa_payload
+from kdc.wire.payloads import KeA, KeB, decode_sa_payload
+from tests.protocol.agents import EVERYTHING, terms_offering
 from tests.protocol.home import MemoryHome, MemoryStore, identification, new_record
 from tests.vectors_loader import Vector, octets, vector_id, vectors
 
@@ -140,12 +140,6 @@ class DrawnCenter(KeyDistributionCenter):
 
 
 _CYCLES = vectors("registration")
-_EVERYTHING = Policy(
-    suites=frozenset(KEY_OCTETS),
-    groups=frozenset(GROUP_OCTETS),
-    user_groups=True,
-    preferred=(),
-)
 _CHACHA = Suite(3, 28)
 # What the vectors' parties will not take is not among their inputs.
 _HOME_TAKES_CHACHA_ALONE = (
@@ -164,7 +158,7 @@ def _negotiated_by(vector: Vector) -> Policy:
     """A policy that allows what the vector switches on, and all algorithms."""
     home = vector["in"]["home"]
     return dataclasses.replace(
-        _EVERYTHING,
+        EVERYTHING,
         raw_dh=home["raw_dh"],
         formula_5=home["formula_5"],
         clear_fa_keys=home["fa_keys"] == "clear",
@@ -198,21 +192,7 @@ def _fa_terms(vector: Vector) -> FaTerms:
     policies = dict.fromkeys(Pair, _negotiated_by(vector))
     if vector["id"] == "p-registration-fa-counter-proposal":
         policies[Pair.MN_FA] = Policy(suites=frozenset({_CHACHA}), preferred=((_CHACHA,),))
-    if not given["offer3"]:
-        return FaTerms(policies)
-    offer = decode_sa_payload(octets(given["offer3"]))
-    suites = tuple(Suite(p.protocol_id, p.transforms[0].transform_id) for p in offer.proposals)
-    policies[Pair.FA_HA] = dataclasses.replace(policies[Pair.FA_HA], preferred=(suites,))
-    attributes = offer.proposals[0].transforms[0].attributes
-    mode = Mode(int.from_bytes(attributes[0].value, "big")) if attributes else None
-    kes = offer.proposals[-1].key_exchanges
-    plan = OfferPlan(
-        mode,
-        tuple(ke.group for ke in kes if isinstance(ke, KeA) and ke.group != KE_SECRET),
-        sealed=any(isinstance(ke, KeC) for ke in kes),
-        in_the_clear=any(isinstance(ke, KeA) and ke.group == KE_SECRET for ke in kes),
-    )
-    return FaTerms(policies, plan)
+    return terms_offering(octets(given["offer3"] or ""), policies)
 
 
 def _offers(given: Vector) -> tuple[PreparedOffer, ...]:
