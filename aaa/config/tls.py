@@ -5,9 +5,7 @@ from __future__ import annotations
 from typing import Annotated
 
 from aaa.config.fields import CertificateName, SocketAddress
-from aaa.net.tls import TlsFiles
 from aaa.policy import NotEmpty
-from aaa.radius import tls_peers
 from kdc.config import ConfiguredPath, SecretPath, StrictModel, Text
 
 
@@ -19,18 +17,12 @@ class TlsSettings(StrictModel):
     ca_file: ConfiguredPath
     crl_file: ConfiguredPath | None = None
 
-    def files(self) -> TlsFiles:
-        return TlsFiles(self.certificate_file, self.key_file, self.ca_file, self.crl_file)
-
 
 class TlsPeer(StrictModel):
     """One party over TLS: its certificate bears at least one of these as a subjectAltName."""
 
     name: Text
     san: Annotated[tuple[CertificateName, ...], NotEmpty]
-
-    def peer(self) -> tls_peers.TlsPeer:
-        return tls_peers.TlsPeer(self.name, frozenset(self.san))
 
 
 class TlsServer(TlsPeer):

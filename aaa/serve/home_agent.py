@@ -13,14 +13,14 @@ import structlog
 
 from aaa.config import HomeAgentConfig
 from aaa.net.radsec_client import RadsecClient
-from aaa.net.radsec_upstream import ClientLimits, RadsecTarget
-from aaa.net.tls import load_contexts
+from aaa.net.radsec_upstream import ClientLimits
 from aaa.radius.counters import Counters
 from aaa.serve.home import serve_radius
 from aaa.serve.home_policy import build_clients, build_peers, build_policy
 from aaa.serve.home_server import HomeAgents, HomeServer
 from aaa.serve.housekeeping import tell_counters
-from aaa.serve.process import on_hangup, split_address
+from aaa.serve.process import on_hangup
+from aaa.serve.radsec import read_contexts, targets
 from aaa.serve.registering import HomeAgentService
 from aaa.serve.remote_kdc import RemoteKeyDistribution
 
@@ -37,8 +37,8 @@ async def serve_home_agent(
     counters = Counters()
     section = config.home_agent
     client = RadsecClient(
-        [RadsecTarget(server.peer(), split_address(server.address)) for server in config.kdc],
-        load_contexts(config.tls.files()),
+        targets(config.kdc),
+        read_contexts(config.tls),
         counters,
         limits=ClientLimits(deadline_s=section.kdc_deadline_s),
     )
@@ -62,7 +62,7 @@ async def serve_home_agent(
         vendor_id=section.vendor_id,
     )
     telling = asyncio.create_task(tell_counters(counters, log))
-    on_hangup(lambda: client.reload(load_contexts(config.tls.files())), log)
+    on_hangup(lambda: client.reload(read_contexts(config.tls)), log)
     try:
         service.open()
         await serve_radius(server, section.listen, counters, log, stop=stop, ready=ready)

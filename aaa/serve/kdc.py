@@ -17,16 +17,16 @@ import structlog
 
 from aaa.config import KdcConfig, load_kdc_server
 from aaa.net.radsec_server import RadsecServer, RadsecTransaction
-from aaa.net.tls import load_contexts
 from aaa.radius.attributes import decode_key_request, encode_key_reply
 from aaa.radius.counters import Counters
 from aaa.radius.errors import MalformedPacket
 from aaa.radius.packet import ACCESS_ACCEPT, ACCESS_REJECT
-from aaa.radius.tls_peers import TlsPeer, TlsPeerTable
+from aaa.radius.tls_peers import TlsPeer
 from aaa.roles.home_agent_request import verify_request
 from aaa.serve.batches import Batches
 from aaa.serve.housekeeping import keep_house
 from aaa.serve.process import on_hangup, run, split_address
+from aaa.serve.radsec import peer_table, read_contexts
 from kdc.center import KeyDistributionCenter
 from kdc.distribution import LocalKeyDistribution
 from kdc.errors import AuthenticationFailed, LocalError, RemoteError
@@ -231,7 +231,7 @@ async def serve_kdc(
     """
     counters = Counters()
     section = config.kdc
-    contexts = load_contexts(config.tls.files())
+    contexts = read_contexts(config.tls)
     async with Store.opened(
         config.database,
         entropy=os.urandom,
@@ -244,9 +244,9 @@ async def serve_kdc(
             counters,
             vendor_id=section.vendor_id,
         )
-        peers = TlsPeerTable(agent.peer() for agent in config.home_agent)
+        peers = peer_table(config.home_agent)
         radsec = RadsecServer(peers, contexts, counters, server.on_requests)
-        on_hangup(lambda: radsec.reload(load_contexts(config.tls.files()), peers), log)
+        on_hangup(lambda: radsec.reload(read_contexts(config.tls), peers), log)
         housekeeping = asyncio.create_task(keep_house(store, counters, log))
         try:
             for address in section.listen:
