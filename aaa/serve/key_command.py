@@ -9,9 +9,13 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import errno
 import os
 import signal
+import subprocess
+import time
 import zlib
+from concurrent.futures import ThreadPoolExecutor
 from typing import Final
 
 import structlog
@@ -23,6 +27,7 @@ from kdc.model import Secret
 
 LANES: Final = 4  # programs at a time; a binding always has the same lane
 MAXIMUM_WAITING: Final = 1024  # events in all lanes
+LOOKS_UP_EVERY_S: Final = 0.1  # from waiting for a program, whether we are closing
 ENVIRONMENT: Final = {
     "PATH": "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin",
     "LANG": "C.UTF-8",
@@ -52,6 +57,8 @@ class KeyCommand:
         self._maximum_waiting = maximum_waiting
         self._waiting = 0
         self._is_shedding = False
+        self._is_closing = False
+        self._threads = ThreadPoolExecutor(LANES, "key-command")
         self._lanes: dict[int, asyncio.Queue[Change]] = {}
         self._tasks: list[asyncio.Task[None]] = []
 
@@ -74,6 +81,7 @@ class KeyCommand:
             async with asyncio.timeout(self._timeout_s):
                 for lane in self._lanes.values():
                     await lane.join()
+        self._is_closing = True
         for task in self._tasks:
             task.cancel()
         await asyncio.gather(*self._tasks, return_exceptions=True)
@@ -83,6 +91,7 @@ class KeyCommand:
                 self._shed(lane.get_nowait())
         self._lanes.clear()
         self._tasks.clear()
+        await asyncio.to_thread(self._threads.shutdown)
 
     def _shed(self, change: Change) -> None:
         self._counters.add(COMMAND_SHED)
@@ -103,54 +112,69 @@ class KeyCommand:
                 lane.task_done()
 
     async def _run(self, change: Change) -> None:
-        process = await self._start(encode_event(change))
+        document = encode_event(change)
         try:
-            async with asyncio.timeout(self._timeout_s):
-                status = await process.wait()
-        except TimeoutError:
-            await _kill(process)
-            self._counters.add(COMMAND_TIMED_OUT)
-            log.warning("key command killed: out of time", **_names(change))
+            loop = asyncio.get_running_loop()
+            status = await loop.run_in_executor(self._threads, self._execute, document)
         except asyncio.CancelledError:
-            await _kill(process)
             self._shed(change)
             raise
-        else:
-            self._counters.add(COMMAND_FAILED if status else COMMAND_DONE)
-            tell = log.warning if status else log.debug
-            tell("key command ended", status=status, **_names(change))
+        if status is None:
+            self._counters.add(COMMAND_TIMED_OUT)
+            log.warning("key command killed: out of time", **_names(change))
+            return
+        self._counters.add(COMMAND_FAILED if status else COMMAND_DONE)
+        tell = log.warning if status else log.debug
+        tell("key command ended", status=status, **_names(change))
 
-    async def _start(self, document: Secret) -> asyncio.subprocess.Process:
-        # A pipe of our own, filled before: asyncio's is a socket pair, which a program cannot open
-        # as /dev/stdin.  An event is far smaller than a pipe; a write that would block is an error.
+    def _execute(self, document: Secret) -> int | None:
+        """Runs the program in a thread of ours: its exit status, None if it had to be killed.
+
+        Not by asyncio: a cancellation of all tasks while it starts a program is never over
+        (CPython 3.11 loses the wake-up of the transport that it closes).  The thread that waits is
+        the one that kills, so that the number killed is never that of another process.
+        """
+        until = time.monotonic() + self._timeout_s
+        process = self._start(document)
+        while True:
+            left_s = until - time.monotonic()
+            try:
+                return process.wait(max(0.0, min(left_s, LOOKS_UP_EVERY_S)))
+            except subprocess.TimeoutExpired:
+                if left_s <= 0 or self._is_closing:
+                    _kill(process)
+                    return None
+
+    def _start(self, document: Secret) -> subprocess.Popen[bytes]:
+        # The pipe is filled before: an event is far smaller, and a program need not read it.
         for_program, for_us = os.pipe()
         try:
             try:
                 os.set_blocking(for_us, False)
                 octets = document.reveal()
                 if os.write(for_us, octets) != len(octets):
-                    raise OSError(0, "an event does not fit into a pipe")
+                    raise BlockingIOError(errno.EAGAIN, "an event does not fit into a pipe")
             finally:
                 os.close(for_us)
-            return await asyncio.create_subprocess_exec(
-                *self._arguments,
+            return subprocess.Popen(
+                self._arguments,
                 stdin=for_program,
-                stdout=asyncio.subprocess.DEVNULL,
-                stderr=asyncio.subprocess.DEVNULL,
+                stdout=subprocess.DEVNULL,
+                stderr=subprocess.DEVNULL,
                 env=ENVIRONMENT,
                 cwd="/",
-                start_new_session=True,  # a group of its own, for the kill
+                start_new_session=True,
             )
         finally:
             os.close(for_program)
 
 
-async def _kill(process: asyncio.subprocess.Process) -> None:
-    """Ends the program and all that it has started in its session, and waits for it."""
-    if process.returncode is None:  # else its number may be another's by now
-        with contextlib.suppress(ProcessLookupError):
-            os.killpg(process.pid, signal.SIGKILL)
-    await process.wait()
+def _kill(process: subprocess.Popen[bytes]) -> None:
+    """Ends the program and all that it has started in its group, and waits for it."""
+    # A program that became another user (sudo) is not ours to kill, nor to wait for.
+    with contextlib.suppress(PermissionError):
+        os.killpg(process.pid, signal.SIGKILL)
+        process.wait()
 
 
 def _names(change: Change) -> dict[str, object]:

@@ -4,17 +4,29 @@ from __future__ import annotations
 
 import copy
 import json
+import re
+import tomllib
 from ipaddress import ip_address
+from pathlib import Path
 from typing import Any
 
 import pytest
 
+from aaa.config import KeyOutletSettings
+from aaa.serve.key_command import (
+    COMMAND_DONE,
+    COMMAND_FAILED,
+    COMMAND_SHED,
+    COMMAND_TIMED_OUT,
+)
+from aaa.serve.key_file import FILE_FAILED, FILE_WRITTEN
+from aaa.serve.key_outlet import CHANGED, REFUSED
 from kdc.crypto.key0 import derive_direction_key, fingerprint_key
 from kdc.errors import LocalError
 from kdc.keyuse.document import decode_set, encode_event, encode_set
-from kdc.keyuse.table import AssociationTable, Endpoint, Grant
-from kdc.keyuse.traffic import Party
-from kdc.model import Nai, Pair, Secret, Suite
+from kdc.keyuse.table import MOVES, AssociationTable, Endpoint, Event, Grant, State
+from kdc.keyuse.traffic import ALGORITHM_NAMES, PROTOCOL_NAMES, Party, Role
+from kdc.model import Mode, Nai, Pair, Secret, Suite
 from tests.keyuse_stories import CBC_SHA2, association, grant
 
 NOW = 1767323045.678  # 2026-01-02T03:04:05.678Z
@@ -170,3 +182,44 @@ def test_anything_else_is_refused_and_not_quoted(octets: bytes) -> None:
         "a foreign_agent holds no association of pair MN_HA",
     )
     assert refused.value.__cause__ is None and refused.value.__context__ is None
+
+
+DOCUMENTATION = (Path(__file__).parents[3] / "docs" / "key-use.md").read_text()
+
+
+def test_every_member_and_value_is_documented() -> None:
+    table = AssociationTable(Party.FOREIGN_AGENT)
+    (change,) = table.install(grant("m1", association(Pair.MN_FA, 300)), now=NOW)
+    members = set(parsed(encode_event(change)))
+    members |= set(parsed(encode_set(Party.FOREIGN_AGENT, table.held(), now=NOW)))
+    members |= set(parsed(encode_event(change))["suites"][0])
+    values = {pair.name for pair in Pair} | {mode.name.lower() for mode in Mode}
+    for kind in (Party, Role, Event):
+        values |= {item.value for item in kind}
+    values |= {move[1].value for move, after in MOVES.items() if after is State.RETIRED}
+    values |= {state.value for state in State} - {"absent"}
+    values |= set(ALGORITHM_NAMES.values()) | set(PROTOCOL_NAMES.values())
+    shown = set(re.findall(r"[`\"]([a-z0-9_A-Z-]+)[`\"]", DOCUMENTATION))
+    assert members | values <= shown
+
+
+def test_every_counter_is_documented() -> None:
+    names = {f"{CHANGED}.{event.value}" for event in Event} | {REFUSED, FILE_WRITTEN, FILE_FAILED}
+    names |= {COMMAND_DONE, COMMAND_FAILED, COMMAND_TIMED_OUT, COMMAND_SHED}
+    assert names == set(re.findall(r"`(keys\.[a-z_]+)`", DOCUMENTATION))
+
+
+def test_the_documented_section_is_accepted(tmp_path: Path) -> None:
+    block = re.search(r"    \[keys\].*\n(?:    .*\n)+", DOCUMENTATION)
+    assert block is not None
+    program = tmp_path / "program"
+    program.write_text("#!/bin/sh\n")
+    program.chmod(0o755)
+    text = "\n".join(line.removeprefix("    ") for line in block[0].splitlines())
+    text = text.replace("/usr/local/lib/roamkey/keys_to_xfrm.py", str(program))
+    given = tomllib.loads(text)["keys"]
+    given["command"] = tuple(given["command"])
+    settings = KeyOutletSettings.model_validate(given, context={"folder": tmp_path})
+    assert settings.command == (str(program), "MN_FA")
+    defaults = KeyOutletSettings.model_validate({"file": "x"}, context={"folder": tmp_path})
+    assert settings.timeout_s == defaults.timeout_s

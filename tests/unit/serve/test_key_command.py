@@ -240,6 +240,21 @@ async def test_a_hanging_command_does_not_hold_up_the_loop(tmp_path: Path) -> No
     assert worst < 0.2
 
 
+@pytest.mark.parametrize("turns", [0, 1, 2, 3])
+def test_a_loop_that_ends_without_a_close_ends(turns: int) -> None:
+    # asyncio's own subprocesses wait for ever where all tasks are cancelled while one starts.
+    async def broken_off() -> None:
+        command = KeyCommand(("/bin/sleep", "60"), Counters(), timeout_s=0.5)
+        for change in changes_of(4):
+            command.submit(change)
+        for _ in range(turns):
+            await asyncio.sleep(0)
+
+    began = time.monotonic()
+    asyncio.run(broken_off())
+    assert time.monotonic() - began < 5
+
+
 async def test_no_file_of_ours_is_open_in_the_command(tmp_path: Path) -> None:
     inherited = os.open(tmp_path, os.O_RDONLY)
     os.set_inheritable(inherited, True)
