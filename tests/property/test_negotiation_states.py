@@ -161,7 +161,7 @@ class Parties(RuleBasedStateMachine):
         tastes: tuple[str, ...],
         counter: str,
     ) -> None:
-        self.plan = PLANS[plan]
+        self.plan = dataclasses.replace(PLANS[plan], alternatives=(1, 2, 8)[seed % 3])
         self.fa_plan = self.plan if seed % 2 else None  # whether the agents offer pair 3
         self.world = World(
             seed=seed, mn_terms=mn_terms(self.plan, pairs, preferred=PREFERRED[preferred])
