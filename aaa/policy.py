@@ -150,9 +150,25 @@ class NegotiationSettings(StrictModel):
         used = {name for names in self._suite_lists() for name in names}
         _require(self.legacy_suites, used & set(_names_of(LEGACY_SUITES)), "legacy_suites")
         _require(self.null_encryption, used & set(_names_of({NULL})), "null_encryption")
-        legacy = {name for name in self.groups if GROUPS[name] in LEGACY_GROUPS}
+        offered = {name for offer in self.offers().values() for name in offer.groups}
+        legacy = {n for n in offered.union(self.groups) if GROUPS[n] in LEGACY_GROUPS}
         _require(self.legacy_groups, legacy, "legacy_groups")
         return self
+
+    @model_validator(mode="after")
+    def _check_offers(self) -> Self:
+        for pair, offer in self.offers().items():
+            policy = self.build_policy(pair)
+            if MODES[offer.mode] not in policy.modes:
+                raise ValueError(f"expected {offer.mode} among modes, as it is offered")
+            for name in offer.groups:
+                if GROUPS[name] not in policy.groups:
+                    raise ValueError(f"expected {name} among groups, as it is offered")
+        return self
+
+    def offers(self) -> dict[Pair, Offer]:
+        """What the process offers by itself."""
+        return {}
 
     def _suite_lists(self) -> Iterable[tuple[str, ...]]:
         yield self.suites
@@ -301,6 +317,16 @@ class AgentNegotiation(NegotiationSettings):
     def pair_policies(self) -> dict[Pair, PairPolicy]:
         return {Pair.MN_FA: self.mn_fa, Pair.FA_HA: self.fa_ha, Pair.MN_SMM: self.mn_smm}
 
+    @model_validator(mode="after")
+    def _check_fa_dh(self) -> Self:
+        offered = {name for offer in self.offers().values() for name in offer.groups}
+        if self.fa_dh != "any" and any(GROUPS[name] != _X25519 for name in offered):
+            raise ValueError("expected fa_dh = any to offer groups beside x25519")
+        return self
+
+    def offers(self) -> dict[Pair, Offer]:
+        return {} if self.offer_fa_ha is None else {Pair.FA_HA: self.offer_fa_ha}
+
     def build_terms(self) -> FaTerms:
         """What the foreign agent negotiates by."""
         any_group = self.fa_dh == "any"
@@ -329,15 +355,24 @@ class NodeNegotiation(NegotiationSettings):
     def pair_policies(self) -> dict[Pair, PairPolicy]:
         return {Pair.MN_HA: self.mn_ha, Pair.MN_FA: self.mn_fa, Pair.MN_SMM: self.mn_smm}
 
-    def build_terms(self) -> MnTerms:
-        """What the mobile node negotiates by."""
+    @model_validator(mode="after")
+    def _check_carriers(self) -> Self:
+        if any(offer.carrier == "clear" for offer in self.offers().values()):
+            raise ValueError("expected carrier clear for fa_ha alone")
+        return self
+
+    def offers(self) -> dict[Pair, Offer]:
         offers = {
             Pair.MN_HA: self.offer_mn_ha,
             Pair.MN_FA: self.offer_mn_fa,
             Pair.MN_SMM: self.offer_mn_smm,
         }
-        plans = {pair: offer.build_plan() for pair, offer in offers.items() if offer is not None}
+        given = {pair: offer for pair, offer in offers.items() if offer is not None}
+        return {} if self.offer_nothing else given
+
+    def build_terms(self) -> MnTerms:
+        """What the mobile node negotiates by."""
         return MnTerms(
-            {pair: self.build_policy(pair) for pair in offers},
-            {} if self.offer_nothing else plans,
+            {pair: self.build_policy(pair) for pair in self.pair_policies()},
+            {pair: offer.build_plan() for pair, offer in self.offers().items()},
         )

@@ -112,16 +112,19 @@ def _read_association(reader: Reader, seed: Secret) -> IssuedAssociation:
     )
     suites = tuple(Suite(reader.u8(), reader.u8()) for _ in range(count))
     answered = reader.octets(reader.u16())
-    length_octets = secret_octets(Pair(pair), Mode(mode), derivation, suites)
-    return IssuedAssociation(
-        pair=Pair(pair),
-        spi=spi,
-        key_name=key_name,
-        lifetime_s=lifetime_s,
-        mode=Mode(mode),
-        derivation=derivation,
-        suites=suites,
-        secret=derive_secret(seed, Pair(pair), spi, length_octets),
-        answered=answered,
-        carrier=Carrier(carrier),
-    )
+    try:
+        length_octets = secret_octets(Pair(pair), Mode(mode), derivation, suites)
+        return IssuedAssociation(
+            pair=Pair(pair),
+            spi=spi,
+            key_name=key_name,
+            lifetime_s=lifetime_s,
+            mode=Mode(mode),
+            derivation=derivation,
+            suites=suites,
+            secret=derive_secret(seed, Pair(pair), spi, length_octets),
+            answered=answered,
+            carrier=Carrier(carrier),
+        )
+    except (ValueError, KeyError):  # a pair, mode, carrier or suite that this release has not
+        raise Malformed("an association of another release") from None

@@ -103,7 +103,7 @@ class Situation:
     lifetime_s: int  # granted
     fa_nai: Nai
     spi: int  # the KEY0 SPI: of a KE-c for the MN
-    fa_spi: int | None  # of the attribute 3 that FK names: of a KE-c for the FA
+    fa_spi: int | None  # of the attribute 3 that FK names: of a KE-c for the FA; None: clear keys
 
 
 def negotiate(
@@ -149,6 +149,8 @@ def _negotiate_for_fa(
             home, Pair.FA_HA, situation.lifetime_s, named=bool(situation.fa_nai.realm)
         )
     policy = _for_ke_c(home.policies[Pair.FA_HA], offer, situation.fa_spi)
+    if situation.fa_spi is None:  # clear FA keys have been granted, and only then may 240 stand
+        policy = dataclasses.replace(policy, clear_fa_keys=True)
     try:
         agreement = select_agreement(offer.payload, policy)
         return _outline(offer.octets, agreement, policy, situation)

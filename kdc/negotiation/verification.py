@@ -8,13 +8,14 @@ from __future__ import annotations
 from dataclasses import replace
 
 from kdc.errors import NotAcceptable
-from kdc.model import SPI_MINIMUM, Mode
+from kdc.model import SPI_MINIMUM, Mode, Pair
 from kdc.negotiation.terms import (
     NULL,
     SPI_BY_HOME,
     Agreement,
     is_bound,
     is_computed,
+    is_secret,
     is_well_formed,
     read_transform,
 )
@@ -68,7 +69,8 @@ def _verify_key_exchange(
         case ():
             return None, None
         case (answered,):
-            pass
+            if is_secret(answered) and answer.pair is not Pair.FA_HA:
+                raise NotAcceptable("a secret in the clear for another pair than FA-HA")
         case _:
             raise NotAcceptable("two KE in an answer")
     for ke in (ke for proposal in offered for ke in proposal.key_exchanges):

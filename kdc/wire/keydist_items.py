@@ -29,9 +29,9 @@ from kdc.wire.cursor import Reader
 
 _MICROSECONDS: Final = 1_000_000  # clocks go as whole microseconds
 _IDENTIFICATION: Final = struct.Struct(">QI")
-_RECORD: Final = struct.Struct(">QQB?B?4s")
+_RECORD: Final = struct.Struct(">QQBBBB4s")
 _TERMS: Final = struct.Struct(">BBBBBI")
-_DENIED: Final = struct.Struct(">B?QB")
+_DENIED: Final = struct.Struct(">BBQB")
 _KINDS: Final = tuple(HomeAddressKind)
 _SEAL_OCTETS: Final = 64
 _MAC_OCTETS: Final = 32
@@ -80,10 +80,13 @@ def _read_optional(reader: Reader, read: Callable[[Reader], Value]) -> Value | N
 
 
 def _read_flag(reader: Reader) -> bool:
-    flag = reader.u8()
-    if flag > 1:
+    return _as_flag(reader.u8())
+
+
+def _as_flag(octet: int) -> bool:
+    if octet > 1:
         raise Malformed("flag")
-    return bool(flag)
+    return bool(octet)
 
 
 def _write_u32(number: int) -> bytes:
@@ -205,9 +208,9 @@ def read_record(reader: Reader, nai: Nai, current_fa: Nai | None) -> Record:
     return Record(
         record_id=record_id,
         nai=nai,
-        active=active,
+        active=_as_flag(active),
         expires_at=expires_at,
-        static_spi=static_spi,
+        static_spi=_as_flag(static_spi),
         home_agent=IPv4Address(home_agent),
         home_address_kind=_KINDS[kind],
         home_address=home_address,
@@ -333,7 +336,8 @@ def read_refusal(reader: Reader) -> Refusal:
     digest = _read_optional(reader, lambda r: r.octets(r.u8()))
     last_seen = _read_optional(reader, _read_identification)
     state, counter_proposal = reader.octets(reader.u8()), reader.octets(reader.u16())
-    return Refusal(Denied(code, challenge, at, counter_proposal, state), digest, last_seen, rounds)
+    denied = Denied(code, _as_flag(challenge), at, counter_proposal, state)
+    return Refusal(denied, digest, last_seen, rounds)
 
 
 def write_spis(spis: tuple[int, ...]) -> bytes:
