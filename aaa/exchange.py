@@ -17,6 +17,11 @@ class Peer:
     name: str
     realms: frozenset[str]  # the realms that it may speak for, lowered
     clear_fa_keys: bool = False  # PROTOCOL section 8: only the realm's own AAAF over TLS
+    any_realm: bool = False  # our own home AAA, which has judged what its peers may say
+
+    def may_speak_for(self, realm: str) -> bool:
+        """Whether a realm, lowered, is one of this peer's."""
+        return self.any_realm or realm in self.realms
 
 
 @dataclass(frozen=True, slots=True)

@@ -24,7 +24,8 @@ from aaa.radius.packet import (
     encode_request,
     verify_response,
 )
-from aaa.roles.mobile_node import Heard, MobileNodeState, build_request
+from aaa.roles.mobile_node import Heard, MobileNodeState, build_request, next_spi
+from aaa.roles.mobile_node_terms import MnTerms, Negotiation
 from aaa.serve.mobile_node import parse_enrolment
 from bench.load import identifier_of
 from kdc.crypto.hpke import X25519Key, fingerprint
@@ -61,20 +62,24 @@ class Load:
             raise ValueError("no wrapped key")
 
 
-def _seal(
+def _seal(  # noqa: PLR0913, PLR0917 - what a worker is sent
     lines: Sequence[str],
     first: int,
     heard: Heard,
     fa_public_keys: tuple[bytes, ...],
     now: float,
     secret: str,
+    terms: MnTerms,
 ) -> list[tuple[bytes, bytes, bytes]]:
     """For one worker, whose share begins at request `first`: datagram, authenticator, id."""
     built = []
     key = Secret(secret.encode())
     for index, line in enumerate(lines, first):
         state = MobileNodeState.enrolled(parse_enrolment(json.loads(line)))
-        _, pending = build_request(state, heard, lifetime_s=LIFETIME_S, now=now, entropy=os.urandom)
+        _, offers = Negotiation().offer(terms, spi=next_spi(state), entropy=os.urandom)
+        _, pending = build_request(
+            state, heard, lifetime_s=LIFETIME_S, now=now, entropy=os.urandom, offers=offers
+        )
         access = AccessRequest(
             realm="home.example",
             nas_identifier=b"fa1",
@@ -96,16 +101,27 @@ def _seal(
 
 
 def precompute(
-    lines: Sequence[str], *, now: float, secret: str, pool: ProcessPoolExecutor, workers: int
+    lines: Sequence[str],
+    *,
+    now: float,
+    secret: str,
+    terms: MnTerms,
+    pool: ProcessPoolExecutor,
+    workers: int,
 ) -> Load:
-    """One request of each enrolment line of `kdc subscriber add --json`, for the moment `now`."""
+    """One request of each enrolment line of `kdc subscriber add --json`, for the moment `now`.
+
+    `terms` says what each offers.
+    """
     # The FA of the load never opens a reply: its private key is forgotten at once.
     public_key = X25519Key.of(Secret(os.urandom(32))).public_key
     attribute_3 = FaPublicKey(FA_KEY_SPI, public_key).octets
     heard = Heard(FaAnnouncement(FA_NAI, fingerprint(attribute_3)), FA_ADDRESS, FA_ADDRESS)
     share = -(-len(lines) // workers)
     futures = [
-        pool.submit(_seal, lines[start : start + share], start, heard, (attribute_3,), now, secret)
+        pool.submit(
+            _seal, lines[start : start + share], start, heard, (attribute_3,), now, secret, terms
+        )
         for start in range(0, len(lines), share)
     ]
     datagrams, authenticators, identifications = map(

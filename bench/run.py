@@ -18,6 +18,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Final
 
+from aaa.roles.mobile_node_terms import MnTerms
 from bench import freeradius, postgres, registrations, report, roamkey
 from bench.load import Check, Outcome, drive
 from bench.process import BenchError, Server
@@ -30,6 +31,9 @@ _WORKERS: Final = 2
 _LEAD_S: Final = 2.0  # requests are built for this much later: computing and sending take time
 _WARM_UP: Final = 500
 _TUNING_PASSES: Final = 2
+
+# What our nodes offer: pair 1 with forward secrecy, as a node does by default, or nothing.
+OFFERS: Final = {"default": MnTerms(), "nothing": MnTerms(plans={})}
 
 Build = Callable[[int, int], tuple[list[bytes], Check]]
 """Datagrams for `count` subscribers from number `first` on, and the check of their answers."""
@@ -52,6 +56,7 @@ class Bench:
     rounds: int
     requests: int
     database: postgres.Postgres
+    offer: str  # a key of OFFERS
     accepted: dict[str, int] = field(default_factory=lambda: {OURS: 0, FREERADIUS: 0})
 
     def measure(self, side: Side, first: int, count: int, outstanding: int) -> Measured:
@@ -117,6 +122,7 @@ def roamkey_side(folder: Path, bench: Bench) -> Iterator[Side]:
                 home.enrolments[first : first + count],
                 now=time.time() + _LEAD_S,
                 secret=home.secret,
+                terms=OFFERS[bench.offer],
                 pool=pool,
                 workers=_WORKERS,
             )
@@ -180,6 +186,9 @@ def main() -> None:
     parser.add_argument(
         "--threads", default=DEFAULT_THREADS, help="numbers of FreeRADIUS's threads to try"
     )
+    parser.add_argument(
+        "--offer", choices=tuple(OFFERS), default="default", help="what our nodes offer"
+    )
     parser.add_argument("--json", type=Path, metavar="FILE")
     arguments = parser.parse_args()
     sizes = tuple(_positive(size) for size in arguments.threads.split(","))
@@ -189,7 +198,7 @@ def main() -> None:
             if os.geteuid() == 0:
                 folder.chmod(0o711)  # the unprivileged servers must enter it
             with postgres.running(folder) as database:
-                bench = Bench(arguments.rounds, arguments.requests, database)
+                bench = Bench(arguments.rounds, arguments.requests, database, arguments.offer)
                 result = run(bench, folder, arguments.only, sizes)
     except (BenchError, ConnectionRefusedError) as error:
         raise SystemExit(f"bench: {error}") from None

@@ -6,43 +6,54 @@ It decides nothing about a request (aaa.roles.home_agent does) and stores nothin
 from __future__ import annotations
 
 import dataclasses
+import hmac
 from collections.abc import Callable
 from dataclasses import dataclass
+from datetime import UTC, datetime
 from ipaddress import IPv4Address
 from typing import Final, Protocol
 
+from kdc.changes import SpiStep, describe_denial, describe_grant
+from kdc.crypto.derive import Party
 from kdc.crypto.hpke import W_OCTETS, wrap
 from kdc.crypto.key0 import KEY0_OCTETS, derive_exchange_keys
+from kdc.errors import Malformed, Unavailable
+from kdc.keying import Exchange, Parties, derive_keys
 from kdc.model import (
-    ExchangeKeys,
     HomeAddressKind,
-    Identification,
     Mode,
     Nai,
     Pair,
     Secret,
-    key_octets,
+    alias_nai,
 )
-from kdc.outcome import SEED_OCTETS, decode_outcome, derive_secret, encode_outcome
+from kdc.outcome import decode_outcome, derive_secret, secret_octets
 from kdc.records import (
     UNSPENT_SPIS,
+    Admission,
+    Decision,
     Denied,
+    DenyDecision,
+    GrantDecision,
     Issued,
     IssuedAssociation,
-    NewAssociation,
-    NewRegistration,
     Record,
     RecordChange,
+    RepeatDecision,
+    Settled,
     StoredRecord,
+    Terms,
     VerifiedRegistration,
     WrappingKey,
 )
 from kdc.wire.advertisement import FaPublicKey, decode_fa_public_key
+from kdc.wire.association import SEED_OCTETS, SaInfo
+from kdc.wire.payloads import with_spi
 
 Entropy = Callable[[int], bytes]
 WRAPPING_KEY_LIFETIME_S: Final = 600  # PROTOCOL section 8
 _MAXIMUM_WRAPPING_KEYS: Final = 4096
-_RATE_WINDOW_S: Final = 60
+_CUI_LABEL: Final = b"roamkey cui v1"
 _HOME_SIDE_HOLDS: Final = (Pair.MN_HA, Pair.FA_HA)  # KEY1 and KEY2
 
 
@@ -57,13 +68,11 @@ class Allocator(Protocol):
 
 
 @dataclass(frozen=True, slots=True)
-class SpiStep:
-    """The list of KEY0 SPIs after one request (PROTOCOL 5.4)."""
+class Prepared:
+    """What will have been settled, and the change that must be committed first (None: nothing)."""
 
-    unspent: tuple[int, ...]
-    last_spent: int | None
-    added: tuple[int, ...]
-    removed: tuple[int, ...]
+    settled: Settled
+    change: RecordChange | None
 
 
 class WrappingKeys:
@@ -115,13 +124,43 @@ class KeyDistributionCenter:
         self._dummy_key0 = Secret(entropy(KEY0_OCTETS))
         self._wrapping_keys = WrappingKeys()
 
-    def admit(self, stored: StoredRecord | None, spi: int) -> tuple[Record | None, ExchangeKeys]:
+    def admit(self, stored: StoredRecord | None, spi: int, *, clock: float) -> Admission:
         """The record without KEY0, and K(use, SPI); keys of a dummy for an unknown SPI.
 
         Both cases cost the same (PROTOCOL 5.3: no oracle for live SPIs).
         """
-        key0 = stored.key0 if stored is not None else self._dummy_key0
-        return (stored.record if stored is not None else None), derive_exchange_keys(key0, spi)
+        if stored is None:
+            return Admission(None, derive_exchange_keys(self._dummy_key0, spi), clock)
+        keys = derive_exchange_keys(stored.key0, spi)
+        return Admission(stored.record, keys, clock, stored.outcome)
+
+    def prepare(self, decision: Decision, allocator: Allocator, cui_key: Secret) -> Prepared:
+        """What a decision comes to once its change is committed.
+
+        Raises `Unavailable` without a free number, or where the outcome of a duplicate is gone.
+        """
+        now, record = decision.admission.clock, decision.record
+        match decision:
+            case RepeatDecision():
+                if decision.admission.outcome is None:
+                    raise Unavailable("the outcome of a duplicate is gone")
+                outcome = self.recall(decision.admission.outcome)
+                identity = derive_identity(cui_key, record, decision.operator_realm, now)
+                return Prepared(Settled(outcome, record.unspent, identity), None)
+            case DenyDecision():
+                step = self.spend(record, decision.spi, allocator)
+                denied = decision.denied
+                if denied.challenge:
+                    denied = dataclasses.replace(denied, state=self.new_state())
+                change = describe_denial(decision, denied, step)
+                return Prepared(Settled(denied, step.unspent), change)
+            case GrantDecision():
+                verified = decision.verified
+                step = self.spend(record, decision.spi, allocator)
+                issued = self.issue(verified, allocator, now=now)
+                change = describe_grant(verified, issued, step, decision.digest, now=now)
+                identity = derive_identity(cui_key, record, verified.operator_realm, now)
+                return Prepared(Settled(issued, step.unspent, identity), change)
 
     def spend(self, record: Record, spi: int, allocator: Allocator) -> SpiStep:
         """What the use of `spi` makes of the record's list: it and all before it are spent."""
@@ -136,10 +175,16 @@ class KeyDistributionCenter:
         return SpiStep(kept + added, spi, added, dead)
 
     def issue(self, verified: VerifiedRegistration, allocator: Allocator, *, now: float) -> Issued:
-        """Fresh keys for every pair that was verified, stateful (PROTOCOL 7.1)."""
+        """Fresh keys for all terms that were verified (PROTOCOL section 7)."""
         seed = Secret(self._entropy(SEED_OCTETS))
+        alias = self._entropy(8)
+        home_address = _home_address(verified, allocator, now)
+        # Only what is derived by the holders is derived by names.
+        named = any(t.mode is not Mode.STATEFUL or t.z is not None for t in verified.terms)
+        parties = parties_of(verified, alias, home_address) if named else None
         associations = tuple(
-            self._make_association(verified, pair, seed, allocator, now) for pair in verified.pairs
+            self._make_association(verified, terms, parties, seed, allocator, now)
+            for terms in verified.terms
         )
         wrapping = None
         if associations and verified.fa_public_key is not None:
@@ -150,10 +195,10 @@ class KeyDistributionCenter:
                 entropy=self._entropy,
             )
         return Issued(
-            alias=self._entropy(8),
+            alias=alias,
             class_id=self._entropy(8),
             lifetime_s=verified.lifetime_s,
-            home_address=_home_address(verified, allocator, now),
+            home_address=home_address,
             associations=associations,
             wrapping_key=wrapping,
             seed=seed,
@@ -162,30 +207,82 @@ class KeyDistributionCenter:
     def _make_association(
         self,
         verified: VerifiedRegistration,
-        pair: Pair,
+        terms: Terms,
+        parties: Parties | None,
         seed: Secret,
         allocator: Allocator,
         now: float,
     ) -> IssuedAssociation:
-        spi = allocator.take_association(now + verified.lifetime_s)
-        return IssuedAssociation(
-            pair=pair,
-            spi=spi,
-            key_name=self._entropy(8),
-            lifetime_s=verified.lifetime_s,
-            mode=Mode.STATEFUL,
-            derivation=0,
-            suites=verified.suites,
-            secret=derive_secret(seed, pair, spi, key_octets(pair, verified.suites)),
+        spi = allocator.take_association(now + terms.lifetime_s)
+        length_octets = secret_octets(terms.pair, terms.mode, terms.derivation, terms.suites)
+        secret = derive_secret(seed, terms.pair, spi, length_octets)
+        return make_association(
+            terms, spi, self._entropy(8), secret, parties, verified.identification.octets
         )
 
     def recall(self, outcome: Secret) -> Issued | Denied:
-        """The outcome of a record's last request, from what the store kept of it."""
-        return decode_outcome(outcome)
+        """The outcome of a record's last request, from what the store kept of it.
+
+        Raises `Unavailable` for one that another release has stored.
+        """
+        try:
+            return decode_outcome(outcome)
+        except Malformed:
+            raise Unavailable("the outcome of a duplicate cannot be read") from None
 
     def new_state(self) -> bytes:
         """The State of an Access-Challenge: it means nothing to anyone."""
         return self._entropy(8)
+
+
+def make_association(
+    terms: Terms,
+    spi: int,
+    key_name: bytes,
+    secret: Secret,
+    parties: Parties | None,
+    identification: bytes,
+) -> IssuedAssociation:
+    """One SA of these terms; its keys only where the home side is one of its two parties."""
+    answered = _with_spi(terms, spi)
+    keys = None
+    if terms.pair in _HOME_SIDE_HOLDS:
+        info = SaInfo(
+            spi, terms.lifetime_s, key_name, terms.mode, terms.derivation, terms.suites, secret
+        )
+        exchange = None
+        if terms.z is not None:
+            exchange = Exchange(terms.z, identification, terms.offered, answered)
+        keys = derive_keys(info, terms.pair, parties, exchange)
+    return IssuedAssociation(
+        pair=terms.pair,
+        spi=spi,
+        key_name=key_name,
+        lifetime_s=terms.lifetime_s,
+        mode=terms.mode,
+        derivation=terms.derivation,
+        suites=terms.suites,
+        secret=secret,
+        answered=answered,
+        carrier=terms.carrier,
+        keys=keys,
+    )
+
+
+def _with_spi(terms: Terms, spi: int) -> bytes:
+    """The answer as sent: the home side's own bear the SPI of the SA (PROTOCOL 4.3)."""
+    if not terms.answered or terms.pair not in _HOME_SIDE_HOLDS:
+        return terms.answered
+    return with_spi(terms.answered, spi)
+
+
+def parties_of(verified: VerifiedRegistration, alias: bytes, home_address: IPv4Address) -> Parties:
+    """The names of the reply (PROTOCOL 7.2)."""
+    return Parties(
+        mobile_node=Party(alias_nai(alias, verified.realm).octets, home_address.packed),
+        foreign_agent=Party(verified.fa_nai.octets, verified.care_of_address.packed),
+        home_agent=Party(verified.home_agent_nai.octets, verified.record.home_agent.packed),
+    )
 
 
 def _home_address(verified: VerifiedRegistration, allocator: Allocator, now: float) -> IPv4Address:
@@ -203,82 +300,13 @@ def _home_address(verified: VerifiedRegistration, allocator: Allocator, now: flo
     return allocator.take_home_address()
 
 
-# --- what is committed ----------------------------------------------------------------------
-
-
-def describe_grant(
-    verified: VerifiedRegistration, issued: Issued, step: SpiStep, digest: bytes, *, now: float
-) -> RecordChange:
-    """The record's next state with its registration and SAs, for one transaction."""
-    record = verified.record
-    recent = tuple(at for at in record.accepted_at if at > now - _RATE_WINDOW_S)
-    accepted = recent if verified.lifetime_s == 0 else (*recent, int(now))
-    change = _change(record, step, digest, issued)
-    return dataclasses.replace(
-        change,
-        last_seen=verified.identification,
-        rounds=0,
-        accepted_at=accepted,
-        registration=_describe_registration(verified, issued) if issued.associations else None,
-        deregistration=verified.lifetime_s == 0,
+def derive_identity(
+    cui_key: Secret, record: Record, operator_realm: str | None, now: float
+) -> bytes:
+    """Chargeable-User-Identity: one for each operator, record and month (PROTOCOL section 9)."""
+    month = datetime.fromtimestamp(now, UTC).strftime("%Y-%m")
+    named = (operator_realm or "", str(record.record_id), month)
+    identity = b"".join(
+        len(part).to_bytes(2, "big") + part for part in (text.encode() for text in named)
     )
-
-
-def describe_denial(
-    record: Record,
-    denied: Denied,
-    step: SpiStep,
-    *,
-    digest: bytes | None,
-    last_seen: Identification | None,
-    rounds: int,
-) -> RecordChange:
-    """The record's next state after a denial; `digest` is None if step 6 was not passed."""
-    change = _change(record, step, digest, denied)
-    return dataclasses.replace(change, last_seen=last_seen, rounds=rounds)
-
-
-def _change(
-    record: Record, step: SpiStep, digest: bytes | None, outcome: Issued | Denied
-) -> RecordChange:
-    return RecordChange(
-        record_id=record.record_id,
-        revision=record.revision,
-        unspent=step.unspent,
-        last_spent=step.last_spent,
-        added_spis=step.added,
-        removed_spis=step.removed,
-        last_seen=record.last_seen,
-        rounds=record.rounds,
-        accepted_at=record.accepted_at,
-        digest=digest,
-        outcome=encode_outcome(outcome) if digest is not None else None,
-    )
-
-
-def _describe_registration(verified: VerifiedRegistration, issued: Issued) -> NewRegistration:
-    return NewRegistration(
-        class_id=issued.class_id,
-        identification=verified.identification,
-        fa_nai=verified.fa_nai,
-        nas_address=verified.nas_address,
-        operator_realm=verified.operator_realm,
-        care_of_address=verified.care_of_address,
-        home_address=issued.home_address,
-        alias=issued.alias,
-        lifetime_s=issued.lifetime_s,
-        dynamic_address=verified.record.home_address_kind is HomeAddressKind.DYNAMIC,
-        associations=tuple(
-            NewAssociation(
-                pair=item.pair,
-                spi=item.spi,
-                key_name=item.key_name,
-                lifetime_s=item.lifetime_s,
-                mode=item.mode,
-                derivation=item.derivation,
-                suites=item.suites,
-                keys=item.secret if item.pair in _HOME_SIDE_HOLDS else None,
-            )
-            for item in issued.associations
-        ),
-    )
+    return hmac.digest(cui_key.reveal(), _CUI_LABEL + identity, "sha256").hex().encode()

@@ -14,7 +14,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from ipaddress import IPv4Address
 from pathlib import Path
-from typing import Annotated, Any, Final, Literal, TypeVar
+from typing import Annotated, Any, Final, Literal, Self, TypeVar
 from urllib.parse import parse_qs, urlsplit
 
 from pydantic import (
@@ -26,6 +26,7 @@ from pydantic import (
     PlainValidator,
     ValidationError,
     ValidationInfo,
+    model_validator,
 )
 from pydantic_core import ErrorDetails
 
@@ -199,24 +200,34 @@ class DatabaseSettings(StrictModel):
     pool_size: int = Field(default=4, ge=1, le=64)
 
 
-class HomeIdentity(StrictModel):
-    """What `kdc` reads of [home]; the other keys of that section are checked by `aaa check`."""
+class HomeAgentIdentity(StrictModel):
+    """What `kdc` reads of a home agent; the other keys are `aaa check`'s to judge."""
 
     model_config = ConfigDict(extra="ignore")
 
-    realm: Realm
     nai: ConfiguredNai
     address: Ipv4
 
 
 class KdcSettings(StrictModel):
-    """The part of home.toml that `kdc` reads."""
+    """The part of home.toml or kdc.toml that `kdc` reads."""
 
     model_config = ConfigDict(extra="ignore")
 
-    home: HomeIdentity
+    home: HomeAgentIdentity | None = None
+    home_agent: tuple[HomeAgentIdentity, ...] = ()
     database: DatabaseSettings
     log: LogSettings = LogSettings()
+
+    @model_validator(mode="after")
+    def _has_home_agents(self) -> Self:
+        if not self.identities():
+            raise ValueError("expected [home] with nai and address, or [[home_agent]]")
+        return self
+
+    def identities(self) -> tuple[HomeAgentIdentity, ...]:
+        """The home agents that subscribers of this database may have."""
+        return (self.home,) if self.home is not None else self.home_agent
 
 
 Model = TypeVar("Model", bound=BaseModel)
@@ -261,7 +272,7 @@ def load(path: Path, model: type[Model]) -> Model:
 
 
 def load_kdc(path: Path) -> KdcSettings:
-    """[home], [database] and [log] of home.toml; raises `ConfigurationError`."""
+    """What `kdc` reads of home.toml or kdc.toml; raises `ConfigurationError`."""
     return load(path, KdcSettings)
 
 

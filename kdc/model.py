@@ -9,8 +9,9 @@ import enum
 import hmac
 import re
 from dataclasses import dataclass, field
+from functools import lru_cache
 from ipaddress import IPv4Address, IPv6Address
-from typing import Final, NoReturn
+from typing import Final, NamedTuple, NoReturn
 
 from kdc.errors import LocalError, Malformed
 
@@ -99,6 +100,12 @@ class Nai:
         return self.octets.decode()
 
 
+@lru_cache(maxsize=1024)
+def shared_nai(octets: bytes) -> Nai:
+    """A name that many messages bear: an FA's, a realm.  Not for the names of mobile nodes."""
+    return Nai(octets)
+
+
 class Pair(enum.IntEnum):
     """The two parties of an association: SA payload sub-types of Fig. 18."""
 
@@ -124,8 +131,7 @@ class HomeAddressKind(enum.StrEnum):
     DYNAMIC = "dynamic"
 
 
-@dataclass(frozen=True, slots=True, order=True)
-class Suite:
+class Suite(NamedTuple):
     """One algorithm: Protocol-ID and Transform-ID of the table in PROTOCOL 4.3."""
 
     protocol_id: int
@@ -216,6 +222,11 @@ class Enrolment:
     home_agent: IPv4Address
     home_agent_nai: Nai
     realm: str
+
+
+def alias_nai(alias: bytes, realm: str) -> Nai:
+    """`m-<16 hex>@realm`: at most 64 octets unless the realm is longer."""
+    return Nai.parse(f"m-{alias.hex()}@{realm}")
 
 
 def check_spi(spi: int) -> int:

@@ -1,26 +1,32 @@
 """What a duplicate is answered with: the outcome of a request as octets for the store.
 
 Sealing them at rest is kdc.store's affair.  Secrets are not written: they are derived anew from R
-(DESIGN section 4), so one AEAD and one derivation rebuild a reply.
+(DESIGN section 4), so one AEAD and one derivation rebuild a reply.  A shared secret of
+Diffie-Hellman is not in it either: a reply never needs it again.
 """
 
 from __future__ import annotations
 
+import struct
 from ipaddress import IPv4Address
 from typing import Final
 
 from kdc.crypto.key0 import hkdf_expand
-from kdc.errors import Malformed
+from kdc.errors import LocalError, Malformed
 from kdc.model import Mode, Pair, Secret, Suite, key_octets
-from kdc.records import Denied, Issued, IssuedAssociation, WrappingKey
+from kdc.records import Carrier, Denied, Issued, IssuedAssociation, WrappingKey
+from kdc.wire.association import MIXED, SEED_OCTETS
 from kdc.wire.cursor import Reader
 
+_FORMAT: Final = 1
 _GRANTED: Final = 0
 _SECRET_LABEL: Final = b"roamkey secret v1"
 _KEYS_KIND: Final = b"\x00"
-SEED_OCTETS: Final = 32
 _W_OCTETS: Final = 64
 _WRAPPED_OCTETS: Final = 116
+_DENIED: Final = struct.Struct(">BB?I")
+_DENIED_TAIL: Final = struct.Struct(">?I")
+_ASSOCIATION: Final = struct.Struct(">BBBBBII8s")
 
 
 def derive_secret(seed: Secret, pair: Pair, spi: int, length_octets: int) -> Secret:
@@ -29,15 +35,25 @@ def derive_secret(seed: Secret, pair: Pair, spi: int, length_octets: int) -> Sec
     return Secret(hkdf_expand(seed.reveal(), info, length_octets))
 
 
+def secret_octets(pair: Pair, mode: Mode, derivation: int, suites: tuple[Suite, ...]) -> int:
+    """How long the Secret of an SA is that the KDC makes (PROTOCOL 4.2)."""
+    if mode is Mode.STATELESS and pair is Pair.MN_HA:
+        return 0
+    if mode is Mode.STATEFUL and derivation != MIXED:
+        return key_octets(pair, suites)
+    return SEED_OCTETS
+
+
 def encode_outcome(outcome: Issued | Denied) -> Secret:
-    """Octets that `decode_outcome` turns into an equal value; the first one is the reply's code."""
+    """Octets that `decode_outcome` turns into an equal value."""
     if isinstance(outcome, Denied):
-        return Secret(
-            bytes((outcome.code, len(outcome.state))) + outcome.state + (outcome.reply or b"")
-        )
+        head = _DENIED.pack(_FORMAT, outcome.code, outcome.challenge, outcome.at)
+        return Secret(head + _short(outcome.state) + outcome.counter_proposal)
     wrapping = outcome.wrapping_key
+    if outcome.seed is None:
+        raise LocalError("an outcome is kept by the KDC alone")
     return Secret(
-        bytes((_GRANTED,))
+        bytes((_FORMAT, _GRANTED))
         + outcome.alias
         + outcome.class_id
         + outcome.lifetime_s.to_bytes(2, "big")
@@ -51,12 +67,15 @@ def encode_outcome(outcome: Issued | Denied) -> Secret:
 
 
 def decode_outcome(sealed: Secret) -> Issued | Denied:
-    """Raises `Malformed` for octets that `encode_outcome` did not make."""
+    """Raises `Malformed` for octets that `encode_outcome` did not make, or not this release's."""
     reader = Reader(sealed.reveal())
+    if reader.u8() != _FORMAT:
+        raise Malformed("an outcome of another format")
     code = reader.u8()
     if code != _GRANTED:
+        challenge, at = _DENIED_TAIL.unpack(reader.octets(_DENIED_TAIL.size))
         state = reader.octets(reader.u8())
-        return Denied(code, reader.rest() or None, state)
+        return Denied(code, challenge, at, reader.rest(), state)
     alias, class_id, lifetime_s = reader.octets(8), reader.octets(8), reader.u16()
     home_address, seed = IPv4Address(reader.octets(4)), Secret(reader.octets(SEED_OCTETS))
     wrapping = None
@@ -68,21 +87,41 @@ def decode_outcome(sealed: Secret) -> Issued | Denied:
     return Issued(alias, class_id, lifetime_s, home_address, associations, wrapping, seed)
 
 
+def _short(octets: bytes) -> bytes:
+    return bytes((len(octets),)) + octets
+
+
 def _encode_association(item: IssuedAssociation) -> bytes:
-    if item.mode is not Mode.STATEFUL or item.derivation:
-        raise Malformed("an outcome of another key mode")
-    return (
-        bytes((item.pair, len(item.suites)))
-        + item.spi.to_bytes(4, "big")
-        + item.lifetime_s.to_bytes(4, "big")
-        + item.key_name
-        + b"".join(bytes((suite.protocol_id, suite.transform_id)) for suite in item.suites)
+    head = _ASSOCIATION.pack(
+        item.pair,
+        item.mode,
+        item.derivation,
+        item.carrier,
+        len(item.suites),
+        item.spi,
+        item.lifetime_s,
+        item.key_name,
     )
+    suites = b"".join(bytes((suite.protocol_id, suite.transform_id)) for suite in item.suites)
+    return head + suites + len(item.answered).to_bytes(2, "big") + item.answered
 
 
 def _read_association(reader: Reader, seed: Secret) -> IssuedAssociation:
-    pair, count = Pair(reader.u8()), reader.u8()
-    spi, lifetime_s, key_name = reader.u32(), reader.u32(), reader.octets(8)
+    pair, mode, derivation, carrier, count, spi, lifetime_s, key_name = _ASSOCIATION.unpack(
+        reader.octets(_ASSOCIATION.size)
+    )
     suites = tuple(Suite(reader.u8(), reader.u8()) for _ in range(count))
-    secret = derive_secret(seed, pair, spi, key_octets(pair, suites))
-    return IssuedAssociation(pair, spi, key_name, lifetime_s, Mode.STATEFUL, 0, suites, secret)
+    answered = reader.octets(reader.u16())
+    length_octets = secret_octets(Pair(pair), Mode(mode), derivation, suites)
+    return IssuedAssociation(
+        pair=Pair(pair),
+        spi=spi,
+        key_name=key_name,
+        lifetime_s=lifetime_s,
+        mode=Mode(mode),
+        derivation=derivation,
+        suites=suites,
+        secret=derive_secret(seed, Pair(pair), spi, length_octets),
+        answered=answered,
+        carrier=Carrier(carrier),
+    )

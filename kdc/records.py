@@ -5,11 +5,13 @@ What is here crosses a layer; how a row looks is kdc.store's affair, how octets 
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+import enum
+from dataclasses import dataclass, field
 from ipaddress import IPv4Address
 from typing import Final
 
 from kdc.model import (
+    ExchangeKeys,
     HomeAddressKind,
     Identification,
     IpAddress,
@@ -111,6 +113,34 @@ class RecordChange:
     deregistration: bool = False  # all associations of the record are retired at once
 
 
+class Carrier(enum.IntEnum):
+    """Where the holder that asked for it finds the Secret of an SA (PROTOCOL section 6)."""
+
+    SA_INFO = 0  # in its SA-INFO, as every other holder does
+    KE_C = 1  # Fig. 23: sealed in the answered payload
+    KE_SECRET = 2  # Fig. 21, sub-type 240: in the answered payload of pair 3, in the clear
+
+
+@dataclass(frozen=True, slots=True)
+class Terms:
+    """What is settled of one SA before its key is made.
+
+    `offered` and `answered` are SA payloads, empty where nothing was offered; the SPI of an answer
+    of pair 1 or 3 is still 0.  `z` is the shared secret of a Diffie-Hellman exchange in which the
+    home side took part (pairs 1 and 3).
+    """
+
+    pair: Pair
+    mode: Mode
+    derivation: int
+    suites: tuple[Suite, ...]
+    lifetime_s: int
+    offered: bytes = b""
+    answered: bytes = b""
+    carrier: Carrier = Carrier.SA_INFO
+    z: Secret | None = field(default=None, repr=False)
+
+
 @dataclass(frozen=True, slots=True)
 class VerifiedRegistration:
     """A request that has passed every check of PROTOCOL 5.3 but the last: only then keys are made.
@@ -127,8 +157,26 @@ class VerifiedRegistration:
     operator_realm: str | None
     care_of_address: IPv4Address
     fa_public_key: bytes | None  # the attribute 3 that FK names; None: clear FA keys
-    pairs: tuple[Pair, ...]  # the SAs to make; empty for a deregistration
-    suites: tuple[Suite, ...]  # the home side's default, nothing being offered
+    home_agent_nai: Nai
+    realm: str  # of the home, for the alias
+    terms: tuple[Terms, ...]  # of the SAs to make; empty for a deregistration
+
+    def with_terms(self, terms: tuple[Terms, ...]) -> VerifiedRegistration:
+        """The same with these terms; `dataclasses.replace` would take five times as long."""
+        return VerifiedRegistration(
+            self.record,
+            self.spi,
+            self.identification,
+            self.lifetime_s,
+            self.fa_nai,
+            self.nas_address,
+            self.operator_realm,
+            self.care_of_address,
+            self.fa_public_key,
+            self.home_agent_nai,
+            self.realm,
+            terms,
+        )
 
 
 @dataclass(frozen=True, slots=True)
@@ -143,6 +191,9 @@ class IssuedAssociation:
     derivation: int
     suites: tuple[Suite, ...]
     secret: Secret
+    answered: bytes = b""  # the SA payload of the reply, its SPI set, a KE's secret left out
+    carrier: Carrier = Carrier.SA_INFO
+    keys: Secret | None = None  # what the home side itself holds of it (pairs 1 and 3)
 
 
 @dataclass(frozen=True, slots=True)
@@ -163,16 +214,96 @@ class Issued:
     home_address: IPv4Address
     associations: tuple[IssuedAssociation, ...]  # empty for a deregistration
     wrapping_key: WrappingKey | None
-    seed: Secret  # R: 32 octets of which the secrets are derived
+    seed: Secret | None  # R: 32 octets of which the secrets are derived; None outside the KDC
 
-    def association(self, pair: Pair) -> IssuedAssociation:
-        return next(item for item in self.associations if item.pair is pair)
+    def find(self, pair: Pair) -> IssuedAssociation | None:
+        return next((item for item in self.associations if item.pair is pair), None)
 
 
 @dataclass(frozen=True, slots=True)
 class Denied:
-    """A denial as it was sent: `reply` is None for an Access-Reject."""
+    """A denial; the same value gives the same octets.  Without `challenge`: an Access-Reject."""
 
     code: int
-    reply: bytes | None
-    state: bytes  # 8; empty for an Access-Reject
+    challenge: bool
+    at: int = 0  # the home's Unix second, which a 133 tells
+    counter_proposal: bytes = b""  # an SA payload (PROTOCOL section 6)
+    state: bytes = b""  # 8, of an Access-Challenge
+
+
+# --- what a home agent and its KDC say to each other -----------------------------------------
+
+
+@dataclass(frozen=True, slots=True)
+class Admission:
+    """What a KDC lends for one request: the record, K(use, SPI), and the database's clock.
+
+    For an unknown SPI `record` is None and the keys are a dummy's.  `outcome` is that of the
+    record's last request; it never leaves the KDC's process.
+    """
+
+    record: Record | None
+    keys: ExchangeKeys = field(repr=False)
+    clock: float  # Unix seconds
+    outcome: Secret | None = field(default=None, repr=False)
+
+
+@dataclass(frozen=True, slots=True)
+class GrantDecision:
+    """Make the keys of a verified registration, and commit them."""
+
+    admission: Admission
+    verified: VerifiedRegistration
+    digest: bytes
+
+    @property
+    def record(self) -> Record:
+        return self.verified.record
+
+    @property
+    def spi(self) -> int:
+        return self.verified.spi
+
+
+@dataclass(frozen=True, slots=True)
+class DenyDecision:
+    """Spend the SPI and keep the denial; `digest` is None if step 6 was not passed."""
+
+    admission: Admission
+    record: Record
+    spi: int
+    denied: Denied
+    digest: bytes | None
+    last_seen: Identification | None
+    rounds: int
+
+
+@dataclass(frozen=True, slots=True)
+class RepeatDecision:
+    """Give the outcome of the record's last request again (PROTOCOL 5.5)."""
+
+    admission: Admission
+    record: Record
+    spi: int
+    operator_realm: str | None
+
+
+Decision = GrantDecision | DenyDecision | RepeatDecision
+
+
+@dataclass(frozen=True, slots=True)
+class Settled:
+    """What a decision came to, committed; from it the reply is built."""
+
+    outcome: Issued | Denied
+    unspent: tuple[int, ...]  # the record's list afterwards
+    chargeable_user_identity: bytes = b""  # of a grant
+
+
+class Fate(enum.Enum):
+    """Why nothing can be answered to a decision, or nothing yet."""
+
+    CONFLICT = "conflict"  # the record was changed meanwhile: judge anew
+    UNAVAILABLE = "unavailable"  # no database, no free number: 130
+    REFUSED = "refused"  # the database refuses this one: 130
+    UNKNOWN = "unknown"  # committed or not, nobody knows: no answer

@@ -11,7 +11,14 @@ from typing import Annotated, Any
 import typer
 from rich.console import Console
 
-from aaa.config import load_agent, load_any, load_foreign, load_home, load_mobile_node
+from aaa.config import (
+    load_agent,
+    load_any,
+    load_foreign,
+    load_home,
+    load_home_agent,
+    load_mobile_node,
+)
 from kdc.errors import RoamkeyError
 
 app = typer.Typer(
@@ -25,6 +32,10 @@ app.add_typer(mobile_node, name="mobile-node")
 out = Console(highlight=False, markup=False, soft_wrap=True)
 
 ConfigOption = Annotated[Path, typer.Option("--config", "-c", help="a TOML file", dir_okay=False)]
+AdvertisementOption = Annotated[
+    Path | None,
+    typer.Option(help="the file of an agent, where no ICMP is heard", dir_okay=False),
+]
 JsonOption = Annotated[bool, typer.Option("--json", help="one JSON object")]
 
 
@@ -36,6 +47,16 @@ def home(config: ConfigOption) -> None:
 
     settings = load_home(config)
     raise typer.Exit(run(lambda stop: serve_home(settings, stop=stop), settings.log))
+
+
+@app.command(name="home-agent")
+def home_agent(config: ConfigOption) -> None:
+    """Serve as a home agent behind a home AAA; its KDC is asked over TLS."""
+    from aaa.serve.home_agent import serve_home_agent
+    from aaa.serve.process import run
+
+    settings = load_home_agent(config)
+    raise typer.Exit(run(lambda stop: serve_home_agent(settings, stop=stop), settings.log))
 
 
 @app.command()
@@ -61,24 +82,36 @@ def agent(config: ConfigOption) -> None:
 @mobile_node.command()
 def register(
     config: ConfigOption,
+    advertisement: AdvertisementOption = None,
     show_keys: Annotated[bool, typer.Option(help="print the keys themselves")] = False,
     as_json: JsonOption = False,
 ) -> None:
     """Register once and print what was agreed; status 1 if it was denied."""
-    _answer(config, None, show_keys=show_keys, as_json=as_json)
+    _answer(config, None, advertisement, show_keys=show_keys, as_json=as_json)
 
 
 @mobile_node.command()
-def deregister(config: ConfigOption, as_json: JsonOption = False) -> None:
+def deregister(
+    config: ConfigOption, advertisement: AdvertisementOption = None, as_json: JsonOption = False
+) -> None:
     """End the registration and all its associations."""
-    _answer(config, 0, show_keys=False, as_json=as_json)
+    _answer(config, 0, advertisement, show_keys=False, as_json=as_json)
 
 
-def _answer(config: Path, lifetime_s: int | None, *, show_keys: bool, as_json: bool) -> None:
+def _answer(
+    config: Path,
+    lifetime_s: int | None,
+    advertisement: Path | None,
+    *,
+    show_keys: bool,
+    as_json: bool,
+) -> None:
     from aaa.serve.mobile_node import describe
     from aaa.serve.mobile_node import register as register_node
 
-    answer = asyncio.run(register_node(load_mobile_node(config), lifetime_s=lifetime_s))
+    answer = asyncio.run(
+        register_node(load_mobile_node(config), lifetime_s=lifetime_s, advertisement=advertisement)
+    )
     content = describe(answer, show_keys=show_keys)
     if as_json:
         typer.echo(json.dumps(content))

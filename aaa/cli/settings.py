@@ -10,35 +10,36 @@ from collections.abc import Iterator
 
 from pydantic import BaseModel
 
-from aaa.config import SUITES
-from kdc.model import Secret, Suite
-
-_NAME_OF_SUITE = {suite: name for name, suite in SUITES.items()}
+from kdc.model import Secret
 
 
 def describe_settings(settings: BaseModel) -> Iterator[str]:
     """The sections of a configuration, one line a key, in the order of the model."""
     for name, section in settings:
         if isinstance(section, BaseModel):
-            yield from _section(f"[{name}]", section)
+            yield from _section(name, section)
         elif section is not None:
             for item in section:
-                yield from _section(f"[[{name}]]", item)
+                yield from _section(name, item, brackets="[[{}]]")
 
 
-def _section(heading: str, section: BaseModel) -> Iterator[str]:
+def _section(name: str, section: BaseModel, brackets: str = "[{}]") -> Iterator[str]:
+    """One section, those beneath it last: TOML would count later keys to them."""
     yield ""
-    yield heading
+    yield brackets.format(name)
+    beneath = []
     for key, value in section:
-        if value is not None:
+        if isinstance(value, BaseModel):
+            beneath.append((key, value))
+        elif value is not None:
             yield f"{key} = {_value(value)}"
+    for key, value in beneath:
+        yield from _section(f"{name}.{key}", value)
 
 
 def _value(value: object) -> str:
     if isinstance(value, Secret):
         return repr(value)
-    if isinstance(value, Suite):
-        return json.dumps(_NAME_OF_SUITE[value])
     if isinstance(value, tuple):
         return f"[{', '.join(map(_value, value))}]"
     if isinstance(value, bytes):

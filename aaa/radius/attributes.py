@@ -29,7 +29,7 @@ from aaa.radius.packet import (
     VerifiedResponse,
 )
 from kdc.errors import FA_REGISTRATION_REFUSED, LocalError, Malformed
-from kdc.model import MAXIMUM_FA_NAI_OCTETS, IpAddress, Nai
+from kdc.model import MAXIMUM_FA_NAI_OCTETS, IpAddress, Nai, shared_nai
 
 USER_NAME: Final = 1  # RFC 2865 §5
 USER_PASSWORD: Final = 2
@@ -51,11 +51,14 @@ REGISTRATION_REPLY: Final = 2
 FA_PUBLIC_KEY: Final = 3
 FA_WRAPPED_KEY: Final = 4
 FA_SA_PAYLOAD: Final = 5
+KEY_REQUEST: Final = 7  # over TLS alone
+KEY_REPLY: Final = 8
 FA_NAI: Final = 9
 
 MAXIMUM_PIECE_OCTETS: Final = 247  # what one attribute 26 holds beside its two headers
 MAXIMUM_FA_SA_PAYLOAD_OCTETS: Final = 1024
 MAXIMUM_ALIAS_OCTETS: Final = 64
+_ROOM_OCTETS: Final = 4096 - 20 - 18  # less the header and the Message-Authenticator
 REQUESTED_IDENTITY: Final = b"\x00"  # RFC 4372 §2.2: one NUL asks for the identity
 
 # Another way to authenticate beside ours would leave open which of the two was granted.
@@ -130,7 +133,7 @@ def _joined(values: dict[int, list[bytes]], number: int) -> bytes:
 
 def _nai(octets: bytes) -> Nai:
     try:
-        return Nai(octets)
+        return shared_nai(octets)
     except Malformed:
         raise MalformedPacket("not a NAI") from None
 
@@ -210,6 +213,44 @@ def decode_access_request(request: VerifiedRequest, vendor_id: int) -> AccessReq
         fa_sa_payload=fa_sa_payload,
         operator_name=_at_most_one(values, OPERATOR_NAME),
     )
+
+
+def encode_key_request(
+    payload: bytes, *, home_agent: str, realm: str, vendor_id: int
+) -> Attributes:
+    """The attributes around a Roamkey-Key-Request.  Raises `LocalError` where it does not fit."""
+    return _checked(
+        (
+            (USER_NAME, b"@" + realm.encode()),
+            (NAS_IDENTIFIER, home_agent.encode()),
+            *cut(KEY_REQUEST, payload, vendor_id),
+        )
+    )
+
+
+def decode_key_request(request: VerifiedRequest, vendor_id: int) -> bytes:
+    """The Roamkey-Key-Request in an Access-Request that came over TLS; raises `MalformedPacket`."""
+    if request.code != ACCESS_REQUEST:
+        raise MalformedPacket("not an Access-Request")
+    return _joined(collect(request.attributes, vendor_id), KEY_REQUEST)
+
+
+def encode_key_reply(payload: bytes, vendor_id: int) -> Attributes:
+    """The attributes around a Roamkey-Key-Reply.  Raises `LocalError` where it does not fit."""
+    return _checked(cut(KEY_REPLY, payload, vendor_id))
+
+
+def decode_key_reply(response: VerifiedResponse, vendor_id: int) -> bytes:
+    """The Roamkey-Key-Reply in an Access-Accept; raises `MalformedPacket`."""
+    if response.code != ACCESS_ACCEPT:
+        raise MalformedPacket("refused by the KDC")
+    return _joined(collect(response.attributes, vendor_id), KEY_REPLY)
+
+
+def _checked(attributes: Attributes) -> Attributes:
+    if sum(len(value) + 2 for _, value in attributes) > _ROOM_OCTETS:
+        raise LocalError("more than a RADIUS packet holds")
+    return attributes
 
 
 def encode_access_response(response: AccessResponse, vendor_id: int) -> tuple[int, Attributes]:

@@ -7,6 +7,8 @@ from __future__ import annotations
 
 from typing import Final
 
+from aaa.radius.packet import ACCESS_ACCEPT, ACCESS_CHALLENGE
+
 UNKNOWN_CLIENT: Final = "radius.unknown_client"
 MALFORMED: Final = "radius.malformed"
 BAD_AUTHENTICATOR: Final = "radius.bad_authenticator"
@@ -25,6 +27,31 @@ CLIENT_UNEXPECTED: Final = "radius_client.unexpected_reply"
 CLIENT_MALFORMED: Final = "radius_client.malformed_reply"
 CLIENT_BAD_AUTHENTICATOR: Final = "radius_client.bad_authenticator"
 CLIENT_NO_ANSWER: Final = "radius_client.no_answer"
+UNSUPPORTED: Final = "radius.unsupported"  # a code that is not answered here, over TLS
+# Connections that we accept.
+RADSEC_OPENED: Final = "radsec.opened"
+RADSEC_HANDSHAKE_FAILED: Final = "radsec.handshake_failed"
+RADSEC_HANDSHAKE_EVICTED: Final = "radsec.handshake_evicted"  # for a newer one; see tls_acceptor
+RADSEC_UNKNOWN_PEER: Final = "radsec.unknown_peer"  # verified, but no name of it is configured
+RADSEC_NO_ROOM: Final = "radsec.no_room"
+RADSEC_REVOKED: Final = "radsec.revoked"  # closed by a reload
+RADSEC_IDLE: Final = "radsec.idle"
+RADSEC_STALLED: Final = "radsec.stalled"  # it does not read what it is sent
+# Connections that we make.
+RADSEC_CLIENT_OPENED: Final = "radsec_client.opened"
+RADSEC_CLIENT_FAILED: Final = "radsec_client.connect_failed"
+RADSEC_CLIENT_WRONG_NAME: Final = "radsec_client.wrong_name"
+RADSEC_CLIENT_LOST: Final = "radsec_client.lost"
+RADSEC_CLIENT_RESENT: Final = "radsec_client.resent"
+RADSEC_CLIENT_SILENT: Final = "radsec_client.silent"  # no answer to a watchdog
+RADSEC_CLIENT_REVOKED: Final = "radsec_client.revoked"
+
+_OF_RESPONSE: Final = {ACCESS_ACCEPT: ACCEPTS, ACCESS_CHALLENGE: CHALLENGES}
+
+
+def of_response(code: int) -> str:
+    """The name that a response of `code` to an Access-Request is counted under."""
+    return _OF_RESPONSE.get(code, REJECTS)
 
 
 class Counters:

@@ -46,6 +46,9 @@ _AUTHENTICATED_REQUESTS: Final = frozenset({ACCESS_REQUEST, STATUS_SERVER})
 _RESPONSES: Final = frozenset({ACCESS_ACCEPT, ACCESS_REJECT, ACCESS_CHALLENGE})
 _MUST_BE_AUTHENTICATED: Final = _AUTHENTICATED_REQUESTS | _RESPONSES
 
+# Over TLS the signatures are made with this (RFC 6614 §2.3 (4)); what protects is TLS.
+RADSEC_SECRET: Final = Secret(b"radsec")
+
 Attribute = tuple[int, bytes]
 Attributes = tuple[Attribute, ...]
 
@@ -69,13 +72,20 @@ class VerifiedRequest(Packet):
 
 
 class VerifiedResponse(Packet):
-    """A response whose two authenticators have been verified against its request."""
+    """A response whose two authenticators have been verified against its request.
+
+    An answer to Status-Server may have one of them only: see `verify_status_response`.
+    """
 
     __slots__ = ()
 
 
-def decode(octets: bytes) -> Packet:
-    """The packet in a datagram of `octets`; raises `MalformedPacket`.  RFC 2865 §3, §5."""
+def decode(octets: bytes, *, signed: bool = True) -> Packet:
+    """The packet in a datagram of `octets`; raises `MalformedPacket`.  RFC 2865 §3, §5.
+
+    With `signed` an Access packet without Message-Authenticator is malformed; without, it is for
+    the verification to say so.
+    """
     available = len(octets)
     if available < HEADER_OCTETS:
         raise MalformedPacket("shorter than a header")
@@ -88,7 +98,7 @@ def decode(octets: bytes) -> Packet:
         octets = octets[:length]  # RFC 2865 §3: octets beyond Length are padding
     attributes, message_authenticator_at = _read_attributes(octets, length)
     code = octets[0]
-    if not message_authenticator_at and code in _MUST_BE_AUTHENTICATED:
+    if signed and not message_authenticator_at and code in _MUST_BE_AUTHENTICATED:
         raise MalformedPacket("no Message-Authenticator")
     return Packet(
         code, octets[1], octets[4:20], tuple(attributes), octets, message_authenticator_at
@@ -145,19 +155,45 @@ def verify_response(
     """
     if packet.code not in _RESPONSES:
         raise MalformedPacket("not a response that is awaited here")
+    _verify_response_authenticator(packet, request_authenticator, secret)
+    _verify_message_authenticator(packet, request_authenticator, secret)
+    return _verified(packet)
+
+
+def verify_status_response(
+    packet: Packet, request_authenticator: bytes, secret: Secret
+) -> VerifiedResponse:
+    """The answer to a Status-Server, over TLS: a Message-Authenticator only has to be right.
+
+    Raises `MalformedPacket` for another code and `BadAuthenticator`.  RFC 5997 §4.1 and §5:
+    the Response Authenticator decides, and there may be no other; radsecproxy 1.9 sends none.
+    """
+    if packet.code != ACCESS_ACCEPT:
+        raise MalformedPacket("not an answer to Status-Server")
+    _verify_response_authenticator(packet, request_authenticator, secret)
+    if packet.message_authenticator_at:
+        _verify_message_authenticator(packet, request_authenticator, secret)
+    return _verified(packet)
+
+
+def _verify_response_authenticator(
+    packet: Packet, request_authenticator: bytes, secret: Secret
+) -> None:
     octets = packet.octets
     expected = hashlib.md5(
         octets[:4] + request_authenticator + octets[20:] + secret.reveal(), usedforsecurity=False
     ).digest()
     if not hmac.compare_digest(expected, packet.authenticator):
         raise BadAuthenticator("Response Authenticator")
-    _verify_message_authenticator(packet, request_authenticator, secret)
+
+
+def _verified(packet: Packet) -> VerifiedResponse:
     return VerifiedResponse(
         packet.code,
         packet.identifier,
         packet.authenticator,
         packet.attributes,
-        octets,
+        packet.octets,
         packet.message_authenticator_at,
     )
 

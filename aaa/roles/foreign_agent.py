@@ -13,6 +13,15 @@ from ipaddress import IPv4Address
 from typing import Final
 
 from aaa.exchange import AccessAccept, AccessChallenge, AccessRequest, AccessResponse
+from aaa.roles.foreign_agent_reply import Agree, Asked, FaPart
+from aaa.roles.foreign_agent_terms import (
+    NOTHING_SAID,
+    X25519_GROUP,
+    FaSide,
+    FaTerms,
+    answer_offers,
+)
+from kdc.crypto.dh import FIXED_GROUPS, DhKey, agree
 from kdc.crypto.hpke import X25519Key, fingerprint, unwrap
 from kdc.crypto.key0 import authenticate, derive_mfae_key
 from kdc.crypto.seal import Seal
@@ -27,7 +36,6 @@ from kdc.errors import (
     Unavailable,
     UnknownVendor,
 )
-from kdc.installation import DEFAULT_POLICY, accept_sa_info
 from kdc.model import (
     DEFAULT_VENDOR_ID,
     SPI_MAXIMUM,
@@ -37,17 +45,14 @@ from kdc.model import (
     Pair,
     Secret,
     SecurityAssociation,
-    Suite,
 )
-from kdc.sealing import open_extension, transcript
+from kdc.negotiation import OfferPlan, generate_keys
 from kdc.wire import numbers
 from kdc.wire.advertisement import FaAnnouncement, FaPublicKey
-from kdc.wire.association import KIND_OF_PAIR
-from kdc.wire.extensions import Extension, decode_ip
-from kdc.wire.numbers import Kind
-from kdc.wire.parts import Part, encode_authenticator_head, encode_realm
+from kdc.wire.parts import encode_authenticator_head, encode_realm
 from kdc.wire.registration import (
     RegistrationReply,
+    RegistrationRequest,
     decode_reply_for_fa,
     decode_request,
     encode_reply_header,
@@ -80,6 +85,13 @@ class FaKey:
     key: X25519Key = field(repr=False)
     spi: int
     made_at: float
+    others: tuple[DhKey, ...] = field(default=(), repr=False)  # `fa_dh = any`: of other groups
+
+    @property
+    def dh_keys(self) -> tuple[DhKey, ...]:
+        """This key as a value of group 31, and those of other groups."""
+        own = DhKey(FIXED_GROUPS[X25519_GROUP], self.key.private_key, self.key.public_key)
+        return (own, *self.others)
 
     @property
     def attribute_3(self) -> bytes:
@@ -92,10 +104,8 @@ class Relayed:
 
     sender: Sender
     access: AccessRequest
-    home_agent: IPv4Address
-    identification: bytes
-    lifetime_s: int
-    realm: Nai
+    request: RegistrationRequest
+    side: FaSide
     keys: tuple[FaKey, ...] = field(repr=False)
 
 
@@ -103,7 +113,8 @@ class Relayed:
 class Delivery:
     """What goes to the mobile node, and what the FA has installed or dropped with it.
 
-    `alias` is None in a denial; `associations` are KEY2 and KEY3, empty for a deregistration.
+    `alias` is None in a denial; `associations` are KEY2, KEY3 and perhaps the SMM's, empty for a
+    deregistration.
     """
 
     octets: bytes
@@ -111,38 +122,53 @@ class Delivery:
     lifetime_s: int
     alias: Nai | None = None
     home_address: IPv4Address | None = None
+    home_agent_nai: Nai | None = None
     associations: tuple[SecurityAssociation, ...] = ()
 
 
 class ForeignAgent:
     """The state of one FA: its keys and its outstanding requests."""
 
-    def __init__(self, identity: FaIdentity, *, policy: frozenset[Suite] = DEFAULT_POLICY) -> None:
+    def __init__(self, identity: FaIdentity, terms: FaTerms | None = None) -> None:
         self.identity = identity
-        self._policy = policy
+        self._terms = terms if terms is not None else FaTerms()
         self._keys: tuple[FaKey, ...] = ()  # current first, then the previous one
         self._outstanding: dict[str, set[tuple[Sender, bytes]]] = {}  # by link address
         self._outstanding_total = 0
 
     # --- keys (section 8) ---
 
-    def rotate_key(self, *, now: float, entropy: Entropy, lifetime_s: int = KEY_LIFETIME_S) -> bool:
+    def rotate_key(
+        self,
+        *,
+        now: float,
+        entropy: Entropy,
+        lifetime_s: int = KEY_LIFETIME_S,
+        advertised_s: float = 0,
+    ) -> bool:
         """Makes the next key when it is time; True if a new advertisement has to go out.
 
-        The previous key is kept 600 s after its last advertisement, which the new one replaces.
+        The previous key is kept until 600 s after its last advertisement has expired, which is
+        valid for `advertised_s`.
         """
         current = self._keys[0] if self._keys else None
         if current is not None and now - current.made_at < lifetime_s:
-            if len(self._keys) > 1 and now - current.made_at >= KEY_ERASED_AFTER_S:
+            if len(self._keys) > 1 and now - current.made_at >= (advertised_s + KEY_ERASED_AFTER_S):
                 self._keys = self._keys[:1]
             return False
         taken = current.spi if current is not None else 0
         spi = taken
         while spi == taken or not SPI_MINIMUM <= spi <= SPI_MAXIMUM:
             spi = int.from_bytes(entropy(4), "big")
-        fresh = FaKey(X25519Key.of(Secret(entropy(32))), spi, now)
+        others = generate_keys(OfferPlan(groups=self._terms.other_groups), entropy)
+        fresh = FaKey(X25519Key.of(Secret(entropy(32))), spi, now, others)
         self._keys = (fresh, current) if current is not None else (fresh,)
         return True
+
+    @property
+    def has_key(self) -> bool:
+        """Whether a first key has been made."""
+        return bool(self._keys)
 
     @property
     def announcement(self) -> FaAnnouncement:
@@ -175,8 +201,11 @@ class ForeignAgent:
         of_link.add((sender, octets))
         self._outstanding[sender[0]] = of_link
         self._outstanding_total += 1
-        keys = () if self.identity.clear_keys else self._keys
         # Step 3
+        keys = () if self.identity.clear_keys else self._keys
+        side = self._answer(request, keys)
+        if side.has_key_exchange:
+            keys = keys[:1]  # section 8: attribute 3 once where attribute 5 has a value of ours
         access = AccessRequest(
             realm=request.realm.realm,
             nas_identifier=self.identity.nas_identifier,
@@ -184,32 +213,43 @@ class ForeignAgent:
             fa_nai=self.identity.nai,
             registration_request=octets,
             fa_public_keys=tuple(key.attribute_3 for key in keys),
+            fa_sa_payload=side.octets,
         )
-        return Relayed(
-            sender,
-            access,
-            request.home_agent,
-            request.identification,
-            request.lifetime_s,
-            request.realm,
-            keys,
+        return Relayed(sender, access, request, side, keys)
+
+    def _answer(self, request: RegistrationRequest, keys: tuple[FaKey, ...]) -> FaSide:
+        if request.lifetime_s == 0:
+            return NOTHING_SAID  # a deregistration's SA payloads are not answered (section 3)
+        return answer_offers(
+            self._terms,
+            request.part.sa_payloads,
+            keys[0].dh_keys if keys else (),
+            mn_spi=request.mhae.spi,
+            fa_spi=keys[0].spi if keys else None,
         )
 
     # --- from the foreign AAA (step 11) ---
 
     def on_response(self, relayed: Relayed, response: AccessResponse | None) -> Delivery:
-        """What the MN gets for its request; None stands for no answer.
+        """What the MN gets for its request, which is then no longer outstanding."""
+        self.settle(relayed)
+        return self.conclude(relayed, response)
+
+    def conclude(
+        self, relayed: Relayed, response: AccessResponse | None, *, agree: Agree = agree
+    ) -> Delivery:
+        """What the MN gets for its request; None stands for no answer.  Changes no state.
 
         Nothing is installed unless everything that home sealed to this FA is right (section 8).
+        `agree` makes the FA's exponentiations, the first that this request costs it.
         """
         # Step 11
-        self._settle(relayed)
         request = relayed.access.registration_request
         if response is None:
             return self._deny(request, FA_HOME_TIMEOUT)
         try:
             if isinstance(response, AccessAccept):
-                return self._install(relayed, response)
+                return self._install(relayed, response, agree)
             if isinstance(response, AccessChallenge):
                 return self._relay_denial(relayed, response.registration_reply)
         except RemoteError:
@@ -218,10 +258,10 @@ class ForeignAgent:
 
     def too_long(self, relayed: Relayed) -> Delivery:
         """The request would pass 4,096 octets of RADIUS (section 9)."""
-        self._settle(relayed)
+        self.settle(relayed)
         return self._deny(relayed.access.registration_request, FA_POORLY_FORMED)
 
-    def _settle(self, relayed: Relayed) -> None:
+    def settle(self, relayed: Relayed) -> None:
         """The request is no longer outstanding."""
         link = relayed.sender[0]
         of_link = self._outstanding.get(link, set())
@@ -252,51 +292,66 @@ class ForeignAgent:
         reply = decode_reply_for_fa(octets, self.identity.vendor_id, fa_spi=None)
         if reply.code == ACCEPTED:
             raise ReplyRefused("a grant in an Access-Challenge")
-        if reply.identification[4:] != relayed.identification[4:]:
+        if reply.identification[4:] != relayed.request.identification[4:]:
             raise ReplyRefused("identification low half does not match")
         _check_home(relayed, reply)
         return Delivery(octets, reply.code, 0)
 
-    def _install(self, relayed: Relayed, accept: AccessAccept) -> Delivery:
+    def _install(self, relayed: Relayed, accept: AccessAccept, agree: Agree) -> Delivery:
         wrapped = accept.fa_wrapped_key
         spi = int.from_bytes(wrapped[:4], "big") if wrapped is not None else None
         octets = accept.registration_reply
         reply = decode_reply_for_fa(octets, self.identity.vendor_id, fa_spi=spi)
         _check_home(relayed, reply)
-        if reply.code != ACCEPTED or reply.identification != relayed.identification:
+        request = relayed.request
+        if reply.code != ACCEPTED or reply.identification != request.identification:
             raise ReplyRefused("not the reply to this request")
-        if reply.lifetime_s > relayed.lifetime_s:
+        if reply.lifetime_s > request.lifetime_s:
             raise ReplyRefused("a lifetime above the one asked for")
         if reply.fa_part is None:
-            if relayed.lifetime_s:
+            if request.lifetime_s:
                 raise ReplyRefused("a deregistration that was not asked for")
             return Delivery(octets, ACCEPTED, 0, accept.user_name)
         key = next((key for key in relayed.keys if key.spi == spi), None)
-        seal = None
-        if wrapped is not None and key is not None:
-            w = unwrap(wrapped, key=key.key, spi=key.spi, fa_nai=self.identity.nai)
-            seal = Seal(w)
-        elif wrapped is not None or not self.identity.clear_keys:
-            raise ReplyRefused("wrapped for another key")
-        attribute_3 = key.attribute_3 if key is not None else b""
-        opened = _FaPart(relayed, reply, attribute_3, seal, self._policy)
-        opened.verify_transcript()
-        fa_ha, mn_fa = opened.association(Pair.FA_HA), opened.association(Pair.MN_FA)
-        alias = Nai(opened.open(numbers.NAI_MN))
+        part = FaPart(_asked(relayed, key), reply, self._unwrap(wrapped, key), self._terms)
+        part.verify()
+        associations = part.associations(agree)
+        mn_fa = next(item for item in associations if item.pair is Pair.MN_FA)
         return Delivery(
             octets=_append_mfae(octets[: reply.mhae_end], mn_fa),
             code=ACCEPTED,
             lifetime_s=reply.lifetime_s,
-            alias=alias,
-            home_address=opened.home_address(),
-            associations=(fa_ha, mn_fa),
+            alias=part.alias(),
+            home_address=part.home_address(),
+            home_agent_nai=part.home_agent_nai(),
+            associations=associations,
         )
+
+    def _unwrap(self, wrapped: bytes | None, key: FaKey | None) -> Seal | None:
+        """W ready for use; None where clear keys were asked for.  Raises `ReplyRefused`."""
+        if wrapped is not None and key is not None:
+            return Seal(unwrap(wrapped, key=key.key, spi=key.spi, fa_nai=self.identity.nai))
+        if wrapped is not None or not self.identity.clear_keys:
+            raise ReplyRefused("wrapped for another key")
+        return None
+
+
+def _asked(relayed: Relayed, key: FaKey | None) -> Asked:
+    return Asked(
+        relayed.access,
+        relayed.request.care_of_address,
+        relayed.request.identification,
+        relayed.request.part.sa_payloads,
+        relayed.side,
+        key.attribute_3 if key is not None else b"",
+        key.dh_keys if key is not None else (),
+    )
 
 
 def _check_home(relayed: Relayed, reply: RegistrationReply) -> None:
-    if reply.home_agent != relayed.home_agent:
+    if reply.home_agent != relayed.request.home_agent:
         raise ReplyRefused("another home agent")
-    if reply.realm != relayed.realm:
+    if reply.realm != relayed.request.realm:
         raise ReplyRefused("another realm")
 
 
@@ -305,61 +360,3 @@ def _append_mfae(to_mhae: bytes, mn_fa: SecurityAssociation) -> bytes:
     head = encode_authenticator_head(numbers.MOBILE_FOREIGN_AUTHENTICATION, mn_fa.spi)
     message = to_mhae + head
     return message + authenticate(derive_mfae_key(mn_fa.keys), message)
-
-
-class _FaPart:
-    """The extensions behind the MHAE, opened under W; in the clear where `seal` is None."""
-
-    def __init__(
-        self,
-        relayed: Relayed,
-        reply: RegistrationReply,
-        attribute_3: bytes,
-        seal: Seal | None,
-        policy: frozenset[Suite],
-    ) -> None:
-        if reply.fa_part is None or reply.transcript is None:
-            raise ReplyRefused("no part for the FA")
-        self._relayed, self._reply, self._attribute_3 = relayed, reply, attribute_3
-        self._part: Part = reply.fa_part
-        self._transcript = reply.transcript
-        self._seal, self._policy = seal, policy
-
-    def open(self, kind: Kind) -> bytes:
-        return self._open(self._part[kind])
-
-    def _open(self, extension: Extension) -> bytes:
-        if self._seal is None:
-            return extension.info  # checked when it was read
-        return open_extension(self._seal, extension, self._reply.fixed_header)
-
-    def verify_transcript(self) -> None:
-        """All that FA and home have said to each other, and that no SA payload is another's."""
-        access, reply = self._relayed.access, self._reply
-        computed = transcript(
-            request=access.registration_request,
-            attribute_3=self._attribute_3,
-            attribute_5=access.fa_sa_payload,
-            fa_nai=access.fa_nai.octets,
-            reply_to_mhae=reply.octets[: reply.mhae_end],
-            between=reply.octets[reply.mhae_end : reply.transcript_start],
-        )
-        # Not a secret: both sides compute it over what they have seen.
-        if self._open(self._transcript) != computed:
-            raise ReplyRefused("Transcript")
-        if reply.part.sa_payloads or self._part.sa_payloads:
-            raise ReplyRefused("an answer to nothing that was offered")
-        for kind in self._part.extensions:
-            self.open(kind)
-
-    def association(self, pair: Pair) -> SecurityAssociation:
-        opened = self.open(KIND_OF_PAIR[pair])
-        return accept_sa_info(opened, pair, policy=self._policy, granted_s=self._reply.lifetime_s)
-
-    def home_address(self) -> IPv4Address:
-        if numbers.IP_MN not in self._part.extensions:
-            return self._reply.home_address
-        address = decode_ip(self.open(numbers.IP_MN))
-        if not isinstance(address, IPv4Address):
-            raise Malformed("IP length")
-        return address

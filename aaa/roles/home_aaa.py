@@ -5,14 +5,22 @@ It holds hop secrets and no key; what the sealed registration says is the home a
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from ipaddress import IPv4Address
 
 from aaa.exchange import AccessReject, AccessRequest, Peer
+from aaa.proxying import (
+    NOT_ROUTABLE,
+    OWN_PROXY_STATE_OCTETS,
+    REALM_NAMESPACE,
+    Attributes,
+    Forward,
+    Refuse,
+    forward,
+)
 from kdc.errors import DENIED_UNKNOWN_HOME_AGENT
 from kdc.wire.registration import decode_home_agent
-
-ERROR_CAUSE_NOT_ROUTABLE = 502  # RFC 5176 §3.5: Request Not Routable (Proxy)
 
 
 @dataclass(frozen=True, slots=True)
@@ -33,8 +41,37 @@ def admit(
     """
     # Step 4
     if access.realm != realm:
-        return AccessReject(0, ERROR_CAUSE_NOT_ROUTABLE)
+        return AccessReject(0, NOT_ROUTABLE)
     home_agent = decode_home_agent(access.registration_request)
     if home_agent not in home_agents:
         return AccessReject(DENIED_UNKNOWN_HOME_AGENT)
     return Admitted(access, peer, home_agent)
+
+
+def route(
+    admitted: Admitted,
+    attributes: Attributes,
+    *,
+    server: str,
+    entropy: Callable[[int], bytes],
+) -> Forward | Refuse:
+    """Step 5 for a home agent behind us: what it gets, once its peer may say what it says.
+
+    The home agent knows us alone, so that what the peer may speak for is judged here (PROTOCOL
+    section 9): the realm of the FA, and that of an Operator-Name, must be configured for it.
+    """
+    # Step 5
+    access, peer = admitted.access, admitted.peer
+    if not peer.may_speak_for(access.fa_nai.realm):
+        return Refuse("fa_realm")
+    operator_name = access.operator_name
+    if operator_name is not None:
+        realm = operator_name[1:].decode("utf-8", "replace").lower()
+        if operator_name[:1] != REALM_NAMESPACE or not peer.may_speak_for(realm):
+            return Refuse("operator_realm")
+    return forward(
+        server,
+        attributes,
+        operator_name=operator_name,
+        own_proxy_state=entropy(OWN_PROXY_STATE_OCTETS),
+    )

@@ -1,19 +1,31 @@
 """The home agent (step 6): authenticates a mobile node and, by what it sealed, the foreign side.
 
-Every check of PROTOCOL 5.3 stands here in its order, as pure code: it holds the four keys of one
-exchange, never KEY0.  Replies are built in home_agent_reply.
+Steps 5 to 11 of PROTOCOL 5.3 stand here in their order, as pure code; it holds the four keys of one
+exchange, never KEY0.  Requests are read in home_agent_request, negotiated in home_agent_terms, and
+answered in home_agent_reply.
 """
 
 from __future__ import annotations
 
-import hashlib
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from ipaddress import IPv4Address, IPv4Network, IPv6Address
 
-from aaa.exchange import AccessRequest, Peer
+from aaa.exchange import Peer
+from aaa.roles.home_agent_request import OpenedRequest, digest_request
+from aaa.roles.home_agent_terms import (
+    X25519_GROUP,
+    Exponentiation,
+    HomeTerms,
+    Outline,
+    Refused,
+    Situation,
+    complete,
+    count_reply_octets,
+    negotiate,
+)
+from kdc.crypto.dh import DhShare
 from kdc.crypto.hpke import fingerprint
-from kdc.crypto.key0 import is_authentic
-from kdc.crypto.seal import Seal
 from kdc.errors import (
     DENIED_ADMINISTRATIVELY,
     DENIED_FA_AUTHENTICATION,
@@ -25,27 +37,22 @@ from kdc.errors import (
 from kdc.model import (
     DEFAULT_SUITES,
     DEFAULT_VENDOR_ID,
-    ExchangeKeys,
     HomeAddressKind,
     Identification,
-    IpAddress,
     Nai,
     Pair,
-    Suite,
 )
+from kdc.negotiation import Policy, count_failure
 from kdc.records import Record, VerifiedRegistration
-from kdc.sealing import open_extension
-from kdc.wire import numbers
-from kdc.wire.advertisement import FaPublicKey, decode_fa_public_keys
-from kdc.wire.extensions import decode_ip
-from kdc.wire.payloads import iter_sa_payloads
-from kdc.wire.registration import RegistrationRequest, decode_request
+from kdc.wire.advertisement import FaPublicKey
+from kdc.wire.numbers import MAXIMUM_MESSAGE_OCTETS
+from kdc.wire.payloads import KeA, ReadSaPayload
 
-_DIGEST_LABEL = b"roamkey duplicate v1"
 _OPERATOR_REALM = b"1"  # RFC 5580 §4.1: namespace REALM
 _RATE_WINDOW_S = 60
-_MAXIMUM_ROUNDS = 3  # PROTOCOL section 6
-_PAIRS = (Pair.MN_HA, Pair.MN_FA, Pair.FA_HA)
+
+
+DEFAULT_TERMS = HomeTerms({pair: Policy() for pair in Pair}, DEFAULT_SUITES)
 
 
 @dataclass(frozen=True, slots=True)
@@ -59,41 +66,9 @@ class HomeAgentPolicy:
     maximum_lifetime_s: int = 1800
     window_s: int = 7
     registrations_per_minute: int = 12
-    suites: tuple[Suite, ...] = DEFAULT_SUITES
+    terms: HomeTerms = DEFAULT_TERMS
     pinned_keys: dict[Nai, frozenset[bytes]] | None = None  # None: fa_key_trust = heard
     care_of_prefixes: dict[Nai, tuple[IPv4Network, ...]] = field(default_factory=dict)
-
-
-@dataclass(frozen=True, slots=True)
-class StructuredRequest:
-    """Step 1 passed: well-formed, nothing of it verified."""
-
-    access: AccessRequest
-    request: RegistrationRequest
-    fa_public_keys: tuple[FaPublicKey, ...]
-    offers: bool  # the MN or the FA offers something to negotiate
-
-
-@dataclass(frozen=True, slots=True)
-class OpenedRequest:
-    """Steps 2-4 passed: from the holder of KEY0, every seal open."""
-
-    structured: StructuredRequest
-    record: Record
-    keys: ExchangeKeys
-    nai_mn: Nai
-    ip_mn: IpAddress
-    nai_fa: Nai
-    ip_fa: IpAddress
-    fk: bytes
-
-    @property
-    def request(self) -> RegistrationRequest:
-        return self.structured.request
-
-    @property
-    def spi(self) -> int:
-        return self.structured.request.mhae.spi
 
 
 @dataclass(frozen=True, slots=True)
@@ -106,6 +81,21 @@ class Grant:
 
 
 @dataclass(frozen=True, slots=True)
+class Agreeable:
+    """Every check passed that costs no exponentiation; `outlines` say which are still to be made.
+
+    `HomeAgent.conclude` makes a `Grant` of it, or a `Deny`.
+    """
+
+    grant: Grant  # its terms are still empty
+    outlines: tuple[Outline, ...]
+
+    @property
+    def exponentiations(self) -> tuple[Exponentiation, ...]:
+        return tuple(o.exponentiation for o in self.outlines if o.exponentiation is not None)
+
+
+@dataclass(frozen=True, slots=True)
 class Deny:
     """A denial that spends the SPI; `digest` is None where step 6 was not passed."""
 
@@ -115,6 +105,7 @@ class Deny:
     last_seen: Identification | None
     rounds: int
     challenge: bool  # an Access-Challenge with a reply, else an Access-Reject
+    counter_proposal: bytes = b""
 
 
 @dataclass(frozen=True, slots=True)
@@ -124,69 +115,7 @@ class Repeat:
     opened: OpenedRequest
 
 
-Verdict = Grant | Deny | Repeat
-
-
-def read_request(access: AccessRequest, *, vendor_id: int) -> StructuredRequest:
-    """Step 1 of 5.3: size, structure, limits, attributes 3 and 5.
-
-    Raises `Malformed` or `UnknownVendor`; nothing has cost more than reading.
-    """
-    request = decode_request(access.registration_request, vendor_id)
-    fa_public_keys = decode_fa_public_keys(access.fa_public_keys)
-    payloads = list(iter_sa_payloads(access.fa_sa_payload))
-    offers = bool(request.part.sa_payloads or payloads)
-    return StructuredRequest(access, request, fa_public_keys, offers)
-
-
-def open_request(
-    structured: StructuredRequest, record: Record | None, keys: ExchangeKeys, *, now: float
-) -> OpenedRequest:
-    """Steps 2-4 of 5.3; `keys` are a dummy's where `record` is None.
-
-    Raises `AuthenticationFailed`, one outcome for every cause, or `Malformed` for a seal that
-    opens to something that 4.1 does not know.
-    """
-    # Step 6
-    request = structured.request
-    covered = request.octets[: request.mhae.covered_octets]
-    authentic = is_authentic(keys.authenticate_request, covered, request.mhae.digest)
-    spi = request.mhae.spi
-    # A store that still finds a record under a dead SPI must not revive it (PROTOCOL 5.4).
-    known = (
-        record is not None and record.active and (spi in record.unspent or spi == record.last_spent)
-    )
-    if record is not None and record.expires_at is not None and record.expires_at <= now:
-        known = False
-    if not authentic or not known or record is None:
-        raise AuthenticationFailed("not authenticated")
-    seal, header, part = Seal(keys.seal_request), request.fixed_header, request.part
-    opened = {
-        kind: open_extension(seal, extension, header) for kind, extension in part.extensions.items()
-    }
-    return OpenedRequest(
-        structured=structured,
-        record=record,
-        keys=keys,
-        nai_mn=Nai(opened[numbers.NAI_MN]),
-        ip_mn=decode_ip(opened[numbers.IP_MN]),
-        nai_fa=Nai(opened[numbers.NAI_FA]),
-        ip_fa=decode_ip(opened[numbers.IP_FA]),
-        fk=opened[numbers.FA_KEY],
-    )
-
-
-def digest_request(access: AccessRequest) -> bytes:
-    """SHA-256 over all that makes two requests duplicates (PROTOCOL 5.5)."""
-    parts = (
-        access.registration_request,
-        bytes((len(access.fa_public_keys),)) + b"".join(access.fa_public_keys),
-        access.fa_sa_payload,
-        access.fa_nai.octets,
-        access.nas_address.packed,
-    )
-    joined = b"".join(len(part).to_bytes(4, "big") + part for part in parts)
-    return hashlib.sha256(_DIGEST_LABEL + joined).digest()
+Verdict = Grant | Agreeable | Deny | Repeat
 
 
 class HomeAgent:
@@ -221,10 +150,6 @@ class HomeAgent:
         if not self._address_allowed(opened):
             return self._deny(opened, DENIED_ADMINISTRATIVELY, digest, identification)
         lifetime_s = min(opened.request.lifetime_s, self.policy.maximum_lifetime_s)
-        if opened.structured.offers and lifetime_s:
-            return self._no_proposal_chosen(opened, digest, identification)
-        if lifetime_s:
-            self._check_rate(record, now)
         access = opened.structured.access
         verified = VerifiedRegistration(
             record=record,
@@ -236,10 +161,52 @@ class HomeAgent:
             operator_realm=operator_realm,
             care_of_address=opened.request.care_of_address,
             fa_public_key=fa_public_key,
-            pairs=_PAIRS if lifetime_s else (),
-            suites=self.policy.suites,
+            home_agent_nai=self.policy.nai,
+            realm=self.policy.realm,
+            terms=(),
         )
-        return Grant(opened, verified, digest)
+        grant = Grant(opened, verified, digest)
+        if lifetime_s == 0:
+            return grant  # a deregistration's SA payloads are not answered (section 3)
+        return self._agree(grant, now)
+
+    def _agree(self, grant: Grant, now: float) -> Verdict:
+        """Steps 10 and 11, the exponentiations left for after the rate."""
+        opened, verified = grant.opened, grant.verified
+        fa_public_key = verified.fa_public_key
+        situation = Situation(
+            lifetime_s=verified.lifetime_s,
+            fa_nai=verified.fa_nai,
+            spi=opened.spi,
+            fa_spi=int.from_bytes(fa_public_key[2:6], "big") if fa_public_key else None,
+        )
+        offers = opened.request.part.sa_payloads
+        try:
+            outlines = negotiate(
+                self.policy.terms, offers, opened.structured.fa_payloads, situation
+            )
+        except Refused as refused:
+            return self._no_proposal_chosen(grant, refused.counter_proposal)
+        self._check_rate(opened.record, now)
+        agreeable = Agreeable(grant, outlines)
+        return agreeable if agreeable.exponentiations else self.conclude(agreeable, {})
+
+    def conclude(self, agreeable: Agreeable, shares: Mapping[Pair, DhShare | None]) -> Grant | Deny:
+        """The grant with all its terms; a share is None where a public value was refused (7.3)."""
+        made = {pair: share for pair, share in shares.items() if share is not None}
+        if len(made) != len(agreeable.exponentiations):
+            return self._no_proposal_chosen(agreeable.grant, b"")
+        terms = complete(agreeable.outlines, made)
+        grant = agreeable.grant
+        if any(item.answered for item in terms):  # without an answer a reply always fits
+            octets = count_reply_octets(
+                terms,
+                nai_octets=len(self.policy.nai.octets),
+                realm_octets=len(self.policy.realm),
+            )
+            if octets > MAXIMUM_MESSAGE_OCTETS:
+                return self._no_proposal_chosen(grant, b"")
+        return Grant(grant.opened, grant.verified.with_terms(terms), grant.digest)
 
     @staticmethod
     def _deny(
@@ -270,7 +237,7 @@ class HomeAgent:
             opened.ip_fa != opened.request.care_of_address
         ):
             self._check_care_of(opened)
-        if fa_realm not in peer.realms:
+        if not peer.may_speak_for(fa_realm):
             raise _BindingFailed
         if opened.record.roam is not None and fa_realm not in opened.record.roam:
             raise _BindingFailed
@@ -281,7 +248,9 @@ class HomeAgent:
             operator_realm = access.operator_name[1:].decode("utf-8", "replace").lower()
             if operator_realm != fa_realm:
                 raise _BindingFailed
-        return self._select_fa_key(opened, peer), operator_realm
+        key = self._select_fa_key(opened, peer)
+        _check_fa_values(opened.structured.fa_payloads, key)
+        return (key.octets if key is not None else None), operator_realm
 
     def _check_care_of(self, opened: OpenedRequest) -> None:
         """The care-of address is the FA's own, or lies in its configured prefixes."""
@@ -292,18 +261,18 @@ class HomeAgent:
         if not any(care_of in prefix for prefix in prefixes):
             raise _BindingFailed
 
-    def _select_fa_key(self, opened: OpenedRequest, peer: Peer) -> bytes | None:
+    def _select_fa_key(self, opened: OpenedRequest, peer: Peer) -> FaPublicKey | None:
         keys = opened.structured.fa_public_keys
         if not keys and not any(opened.fk) and peer.clear_fa_keys:
             return None
-        for key in keys:
-            if fingerprint(key.octets) == opened.fk:
-                pinned = self.policy.pinned_keys
-                fa_nai = opened.structured.access.fa_nai
-                if pinned is not None and key.public_key not in pinned.get(fa_nai, ()):
-                    raise _BindingFailed
-                return key.octets
-        raise _BindingFailed
+        key = next((key for key in keys if fingerprint(key.octets) == opened.fk), None)
+        if key is None:
+            raise _BindingFailed
+        pinned = self.policy.pinned_keys
+        fa_nai = opened.structured.access.fa_nai
+        if pinned is not None and key.public_key not in pinned.get(fa_nai, ()):
+            raise _BindingFailed
+        return key
 
     @staticmethod
     def _address_allowed(opened: OpenedRequest) -> bool:
@@ -315,25 +284,34 @@ class HomeAgent:
             return opened.ip_mn == record.current_home_address
         return opened.ip_mn == record.home_address
 
-    def _no_proposal_chosen(
-        self, opened: OpenedRequest, digest: bytes, identification: Identification
-    ) -> Deny:
-        """Step 10 as long as nothing is negotiated: no offer is acceptable (PROTOCOL 6)."""
-        rounds = opened.record.rounds + 1
-        final = rounds >= _MAXIMUM_ROUNDS
+    @staticmethod
+    def _no_proposal_chosen(grant: Grant, counter_proposal: bytes) -> Deny:
+        """129 with Status 14; the third failure in a row is an Access-Reject (PROTOCOL 6)."""
+        rounds, final = count_failure(grant.opened.record.rounds)
         return Deny(
-            opened,
+            grant.opened,
             DENIED_ADMINISTRATIVELY,
-            digest,
-            identification,
-            0 if final else rounds,
+            grant.digest,
+            grant.verified.identification,
+            rounds,
             challenge=not final,
+            counter_proposal=b"" if final else counter_proposal,
         )
 
     def _check_rate(self, record: Record, now: float) -> None:
         recent = sum(at > now - _RATE_WINDOW_S for at in record.accepted_at)
         if recent >= self.policy.registrations_per_minute:
             raise Unavailable("too many registrations of one record")
+
+
+def _check_fa_values(fa_payloads: dict[Pair, ReadSaPayload], key: FaPublicKey | None) -> None:
+    """Section 8: the FA's value of group 31 is the key that the MN heard of, and no one else's."""
+    own = key.public_key if key is not None else None
+    for read in fa_payloads.values():
+        for proposal in read.payload.proposals:
+            for ke in proposal.key_exchanges:
+                if isinstance(ke, KeA) and ke.group == X25519_GROUP and ke.data != own:
+                    raise _BindingFailed
 
 
 class _BindingFailed(Exception):

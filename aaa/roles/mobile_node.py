@@ -6,21 +6,24 @@ Its state is a frozen value; the caller stores the new one before it sends (PROT
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from ipaddress import IPv4Address
 from typing import Final
 
-from kdc.crypto.key0 import authenticate, derive_exchange_keys, derive_mfae_key, is_authentic
+from aaa.roles.mobile_node_reply import Agree, Asked, OpenedReply
+from aaa.roles.mobile_node_terms import MnTerms
+from kdc.crypto.dh import agree
+from kdc.crypto.key0 import authenticate, derive_exchange_keys, is_authentic
 from kdc.crypto.seal import Seal
 from kdc.errors import (
     ACCEPTED,
+    DENIED_ADMINISTRATIVELY,
     DENIED_IDENTIFICATION,
+    NO_PROPOSAL_CHOSEN,
     LocalError,
-    Malformed,
     ReplyRefused,
 )
-from kdc.installation import DEFAULT_POLICY, accept_sa_info
 from kdc.model import (
     DEFAULT_VENDOR_ID,
     Enrolment,
@@ -30,15 +33,20 @@ from kdc.model import (
     Nai,
     Pair,
     SecurityAssociation,
-    Suite,
 )
-from kdc.sealing import open_extension, seal_extension
+from kdc.negotiation import PreparedOffer
+from kdc.sealing import seal_extension
 from kdc.wire import numbers
 from kdc.wire.advertisement import FaAnnouncement
-from kdc.wire.association import KIND_OF_PAIR
-from kdc.wire.extensions import decode_ip, decode_next_spi, decode_status
+from kdc.wire.extensions import decode_status
 from kdc.wire.numbers import Kind
-from kdc.wire.parts import encode_authenticator_head, encode_part, encode_realm
+from kdc.wire.parts import (
+    encode_authenticator_head,
+    encode_extensions,
+    encode_realm,
+    encode_sa_payloads,
+)
+from kdc.wire.payloads import SaPayload
 from kdc.wire.registration import (
     RegistrationReply,
     decode_reply_for_mn,
@@ -88,17 +96,24 @@ class Pending:
     lifetime_s: int
     heard: Heard
     keys: ExchangeKeys = field(repr=False)
+    offers: tuple[PreparedOffer, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
 class Registered:
-    """Code 0 with a lifetime: KEY1 and KEY3 are agreed."""
+    """Code 0 with a lifetime: KEY1 and KEY3 are agreed, and the SMM's key where it was offered."""
 
     lifetime_s: int
     home_address: IPv4Address
     alias: Nai
     mn_ha: SecurityAssociation
     mn_fa: SecurityAssociation
+    mn_smm: SecurityAssociation | None = None
+
+    @property
+    def associations(self) -> tuple[SecurityAssociation, ...]:
+        smm = () if self.mn_smm is None else (self.mn_smm,)
+        return (self.mn_ha, self.mn_fa, *smm)
 
 
 @dataclass(frozen=True, slots=True)
@@ -113,6 +128,12 @@ class DeniedByHome:
     code: int
     notify_type: int | None = None
     detail: str = ""
+    counter_proposals: Mapping[Pair, SaPayload] = field(default_factory=dict)
+
+    @property
+    def is_negotiable(self) -> bool:
+        """Whether another offer may be taken (PROTOCOL section 6)."""
+        return self.code == DENIED_ADMINISTRATIVELY and self.notify_type == NO_PROPOSAL_CHOSEN
 
 
 @dataclass(frozen=True, slots=True)
@@ -134,11 +155,13 @@ def build_request(  # noqa: PLR0913 - one argument for each extension
     entropy: Entropy,
     home_address: IPv4Address = _SCOPE_HOST,
     layer2: tuple[Kind, bytes] | None = None,
+    offers: tuple[PreparedOffer, ...] = (),
     vendor_id: int = DEFAULT_VENDOR_ID,
 ) -> tuple[MobileNodeState, Pending]:
     """Step 1: a sealed Registration Request, and the state to be stored before it is sent.
 
-    `lifetime_s` 0 deregisters.  Raises `LocalError` for a node that has no SPI at all.
+    `lifetime_s` 0 deregisters; `offers` were made for the SPI of `next_spi`, fresh for this one.
+    Raises `LocalError` for a node that has no SPI at all.
     """
     # Step 1
     state, spi = _take_spi(state)
@@ -168,11 +191,17 @@ def build_request(  # noqa: PLR0913 - one argument for each extension
     message = (
         header
         + encode_realm(Nai.parse("@" + enrolment.realm))
-        + encode_part(vendor_id, [], sealed)
+        + encode_extensions(vendor_id, sealed)
+        + encode_sa_payloads(vendor_id, [offer.octets for offer in offers])
         + encode_authenticator_head(numbers.MOBILE_HOME_AUTHENTICATION, spi)
     )
     octets = message + authenticate(keys.authenticate_request, message)
-    return state, Pending(octets, spi, identification, lifetime_s, heard, keys)
+    return state, Pending(octets, spi, identification, lifetime_s, heard, keys, offers)
+
+
+def next_spi(state: MobileNodeState) -> int:
+    """The KEY0 SPI that the next request will use; raises `LocalError` without any."""
+    return _take_spi(state)[1]
 
 
 def _take_spi(state: MobileNodeState) -> tuple[MobileNodeState, int]:
@@ -194,19 +223,20 @@ def _next_identification(state: MobileNodeState, now: float, entropy: Entropy) -
     return at
 
 
-def accept_reply(
+def accept_reply(  # noqa: PLR0913 - each with a default that a node rarely leaves
     state: MobileNodeState,
     pending: Pending,
     octets: bytes,
     *,
     now: float,
-    policy: frozenset[Suite] = DEFAULT_POLICY,
+    terms: MnTerms | None = None,
     vendor_id: int = DEFAULT_VENDOR_ID,
+    agree: Agree = agree,
 ) -> tuple[MobileNodeState, Answer]:
     """Step 12: what a reply to `pending` brings, and the state to be stored with it.
 
-    Raises `ReplyRefused`, `Malformed` or `UnknownVendor`; then nothing has changed and the
-    request is still outstanding.
+    Raises `RemoteError` for what is refused; then nothing has changed and the request is still
+    outstanding.  `agree` makes the exponentiations, for an authentic reply alone.
     """
     # Step 12
     reply = decode_reply_for_mn(octets, vendor_id)
@@ -220,7 +250,31 @@ def accept_reply(
     if not is_authentic(pending.keys.authenticate_reply, covered, reply.mhae.digest):
         raise ReplyRefused("MHAE of the reply is wrong")
     _check_echo(reply, state, pending)
-    return _Opener(state, pending, reply, now).answer(policy)
+    opened = OpenedReply(_asked(pending), reply)
+    spis = opened.next_spis()
+    if spis is not None:
+        state = dataclasses.replace(state, unspent=spis)
+    if reply.code == DENIED_IDENTIFICATION:
+        return _learned_offset(state, reply, now), DeniedByHome(reply.code)
+    state = dataclasses.replace(state, answered=pending.identification)
+    if reply.code != ACCEPTED:
+        return state, _denial(reply, opened)
+    if opened.home_agent_nai() != state.enrolment.home_agent_nai:
+        raise ReplyRefused("another home agent's name")
+    if reply.lifetime_s == 0:
+        opened.alias()
+        return state, Deregistered()
+    return state, _registered(opened, reply, terms if terms is not None else MnTerms(), agree)
+
+
+def _asked(pending: Pending) -> Asked:
+    return Asked(
+        pending.keys,
+        pending.identification.octets,
+        pending.heard.announcement.nai,
+        pending.heard.care_of_address,
+        {offer.payload.pair: offer for offer in pending.offers},
+    )
 
 
 def _check_echo(reply: RegistrationReply, state: MobileNodeState, pending: Pending) -> None:
@@ -233,87 +287,39 @@ def _check_echo(reply: RegistrationReply, state: MobileNodeState, pending: Pendi
         raise ReplyRefused("another home agent")
     if reply.realm is None or reply.realm.realm != state.enrolment.realm.lower():
         raise ReplyRefused("another realm")
-    if reply.part.sa_payloads:
-        raise ReplyRefused("an answer to nothing that was offered")
     if reply.lifetime_s > pending.lifetime_s:
         raise ReplyRefused("a lifetime above the one asked for")
     if reply.code == ACCEPTED and (reply.lifetime_s == 0) != (pending.lifetime_s == 0):
         raise ReplyRefused("a lifetime of the other kind")
 
 
-class _Opener:
-    """One authenticated reply being opened."""
+def _registered(
+    opened: OpenedReply, reply: RegistrationReply, terms: MnTerms, agree: Agree
+) -> Registered:
+    associations = opened.associations(terms, agree)
+    opened.verify_mfae(associations[Pair.MN_FA])
+    return Registered(
+        reply.lifetime_s,
+        opened.home_address(),
+        opened.alias(),
+        associations[Pair.MN_HA],
+        associations[Pair.MN_FA],
+        associations.get(Pair.MN_SMM),
+    )
 
-    def __init__(
-        self, state: MobileNodeState, pending: Pending, reply: RegistrationReply, now: float
-    ) -> None:
-        self._now = now
-        self._state = state
-        self._pending = pending
-        self._reply = reply
-        self._seal = Seal(pending.keys.seal_reply)
 
-    def _open(self, kind: Kind) -> bytes:
-        return open_extension(self._seal, self._reply.part[kind], self._reply.fixed_header)
+def _learned_offset(
+    state: MobileNodeState, reply: RegistrationReply, now: float
+) -> MobileNodeState:
+    """133: an offset, not the clock (section 3); the last Identification goes back."""
+    home = Identification.extend(reply.identification, now)
+    return dataclasses.replace(state, offset_s=home.unix - int(now), last=state.answered)
 
-    def answer(self, policy: frozenset[Suite]) -> tuple[MobileNodeState, Answer]:
-        state = self._learned_spis()
-        if self._reply.code == DENIED_IDENTIFICATION:
-            return self._learned_offset(state), DeniedByHome(self._reply.code)
-        if self._reply.code != ACCEPTED:
-            state = dataclasses.replace(state, answered=self._pending.identification)
-            return state, self._denial()
-        answered = dataclasses.replace(state, answered=self._pending.identification)
-        alias = Nai(self._open(numbers.NAI_MN))
-        if Nai(self._open(numbers.NAI_HA)) != self._state.enrolment.home_agent_nai:
-            raise ReplyRefused("another home agent's name")
-        if self._reply.lifetime_s == 0:
-            return answered, Deregistered()
-        return answered, self._registered(alias, policy)
 
-    def _registered(self, alias: Nai, policy: frozenset[Suite]) -> Registered:
-        if numbers.SA_MN_SMM in self._reply.part.extensions:
-            raise ReplyRefused("an association that was not asked for")
-        mn_fa = self._association(Pair.MN_FA, policy)
-        self._verify_mfae(mn_fa)
-        home_address = self._reply.home_address
-        if self._reply.part.find(numbers.IP_MN) is not None:
-            shown = decode_ip(self._open(numbers.IP_MN))
-            if not isinstance(shown, IPv4Address):
-                raise Malformed("IP length")
-            home_address = shown
-        mn_ha = self._association(Pair.MN_HA, policy)
-        return Registered(self._reply.lifetime_s, home_address, alias, mn_ha, mn_fa)
-
-    def _association(self, pair: Pair, policy: frozenset[Suite]) -> SecurityAssociation:
-        opened = self._open(KIND_OF_PAIR[pair])
-        return accept_sa_info(opened, pair, policy=policy, granted_s=self._reply.lifetime_s)
-
-    def _verify_mfae(self, mn_fa: SecurityAssociation) -> None:
-        """7.4: a valid MFAE confirms that the FA holds KEY3."""
-        mfae = self._reply.mfae
-        if mfae is None:
-            raise ReplyRefused("no MFAE")
-        covered = self._reply.octets[: mfae.covered_octets]
-        right = is_authentic(derive_mfae_key(mn_fa.keys), covered, mfae.digest)
-        if not right or mfae.spi != mn_fa.spi:
-            raise ReplyRefused("MFAE is wrong")
-
-    def _learned_spis(self) -> MobileNodeState:
-        if self._reply.part.find(numbers.NEXT_SPI) is None:
-            return self._state
-        return dataclasses.replace(
-            self._state, unspent=decode_next_spi(self._open(numbers.NEXT_SPI))
-        )
-
-    def _learned_offset(self, state: MobileNodeState) -> MobileNodeState:
-        """133: an offset, not the clock (section 3); the last Identification goes back."""
-        home = Identification.extend(self._reply.identification, self._now)
-        return dataclasses.replace(state, offset_s=home.unix - int(self._now), last=state.answered)
-
-    def _denial(self) -> DeniedByHome:
-        status = self._reply.part.find(numbers.STATUS)
-        if status is None:
-            return DeniedByHome(self._reply.code)
-        notify_type, detail = decode_status(status.info)
-        return DeniedByHome(self._reply.code, notify_type, detail)
+def _denial(reply: RegistrationReply, opened: OpenedReply) -> DeniedByHome:
+    counters = opened.counter_proposals()
+    status = reply.part.find(numbers.STATUS)
+    if status is None:
+        return DeniedByHome(reply.code, counter_proposals=counters)
+    notify_type, detail = decode_status(status.info)
+    return DeniedByHome(reply.code, notify_type, detail, counters)

@@ -7,6 +7,8 @@ import json
 import os
 import time
 from collections.abc import Callable
+from functools import partial
+from ipaddress import IPv4Address
 from pathlib import Path
 from typing import Final
 
@@ -23,9 +25,13 @@ from aaa.radius.errors import MalformedPacket, NoAnswer
 from aaa.radius.packet import ACCESS_REQUEST, VerifiedResponse
 from aaa.roles.foreign_agent import Delivery, FaIdentity, ForeignAgent, Relayed
 from aaa.roles.mobile_node import Heard
+from aaa.serve.advertiser import LIFETIME_INTERVALS, Advertiser
+from aaa.serve.key_outlet import SaOutlet
 from aaa.serve.process import split_address
 from kdc.crypto.key0 import fingerprint_key
-from kdc.errors import LocalError, RemoteError, Unavailable
+from kdc.errors import ACCEPTED, LocalError, RemoteError, Unavailable
+from kdc.keyuse.table import Endpoint, Grant
+from kdc.keyuse.traffic import Party
 
 KEY_CHECK_EVERY_S: Final = 10.0
 REQUESTS: Final = "agent.requests"
@@ -79,7 +85,8 @@ class AgentServer:
                 agent.care_of_address,
                 agent.nas_identifier.encode(),
                 agent.vendor_id,
-            )
+            ),
+            config.negotiation.build_terms(),
         )
         self._identity = self._role.identity
         self._key_lifetime_s = agent.key_lifetime_s
@@ -88,27 +95,53 @@ class AgentServer:
         self._server = Server(
             resolve(*split_address(radius.server)), radius.timeout_s, radius.retries
         )
-        self._client = RadiusClient(counters)
+        source = radius.source_address
+        self._client = RadiusClient(counters, bind_host=str(source) if source else None)
         self._installed = InstalledLog(agent.state_file)
+        self._outlet = SaOutlet(config.keys, Party.FOREIGN_AGENT, counters)
         self._exchanges: set[asyncio.Task[None]] = set()
         self._endpoint: UdpEndpoint | None = None
+        self._advertiser: Advertiser | None = None
+        self._advertised_s = 0.0
+        if agent.advertise_on is not None:
+            self._advertised_s = LIFETIME_INTERVALS * agent.advertisement_interval_s
+            self._advertiser = Advertiser(
+                agent.advertise_on,
+                agent.advertisement_interval_s,
+                self._heard,
+                vendor_id=agent.vendor_id,
+                destination=IPv4Address(agent.advertisement_address),
+            )
 
     def listen(self, address: Address) -> UdpEndpoint:
         self._endpoint = UdpEndpoint.open(address, self._on_batch)
         return self._endpoint
 
+    def _heard(self) -> Heard:
+        """What a node is to hear of us at this moment."""
+        identity = self._identity
+        return Heard(self._role.announcement, identity.address, identity.care_of_address)
+
     def advertise(self) -> None:
         """Step 1: rotates the key when it is time, and advertises a new one."""
         # Step 1
+        first = not self._role.has_key
         fresh = self._role.rotate_key(
-            now=time.time(), entropy=os.urandom, lifetime_s=self._key_lifetime_s
+            now=time.time(),
+            entropy=os.urandom,
+            lifetime_s=self._key_lifetime_s,
+            advertised_s=self._advertised_s,
         )
-        if fresh:
-            heard = Heard(
-                self._role.announcement, self._identity.address, self._identity.care_of_address
-            )
-            write_advertisement(self._advertisement_file, heard, self._vendor_id)
-            log.info("advertised", key_fingerprint=self._role.announcement.fk.hex())
+        if not fresh:
+            return
+        if self._advertisement_file is not None:
+            write_advertisement(self._advertisement_file, self._heard(), self._vendor_id)
+        if self._advertiser is not None:
+            if first:
+                self._advertiser.start()
+            else:
+                self._advertiser.renew()
+        log.info("advertised", key_fingerprint=self._role.announcement.fk.hex())
 
     def _on_batch(self, batch: list[Datagram]) -> None:
         for octets, source in batch:
@@ -141,7 +174,7 @@ class AgentServer:
             self._deliver(self._role.too_long(relayed), source)
             return
         except BaseException:
-            self._role.on_response(relayed, None)  # cancelled, or a bug: no longer outstanding
+            self._role.settle(relayed)  # cancelled, or a bug: no longer outstanding
             raise
         response = None
         if packet is not None:
@@ -149,7 +182,28 @@ class AgentServer:
                 response = decode_access_response(packet, self._vendor_id)
             except MalformedPacket:
                 log.warning("a response that is signed and malformed")
-        self._deliver(self._role.on_response(relayed, response), source)
+        self._role.settle(relayed)
+        conclude = partial(self._role.conclude, relayed, response)
+        # Large groups (`fa_dh = any`) take milliseconds, in which others are not to wait.
+        large = relayed.side.has_large_group
+        delivery = await asyncio.to_thread(conclude) if large else conclude()
+        self._hand_on(relayed, delivery)
+        self._deliver(delivery, source)
+
+    def _hand_on(self, relayed: Relayed, delivery: Delivery) -> None:
+        """KEY2 and KEY3 for other software, by the link and the home that they are of."""
+        request = relayed.request
+        binding = f"{relayed.sender[0]} {request.home_agent}"
+        if delivery.associations:
+            identity = self._identity
+            endpoints = {
+                Party.MOBILE_NODE: Endpoint(delivery.alias, delivery.home_address),
+                Party.FOREIGN_AGENT: Endpoint(identity.nai, identity.care_of_address),
+                Party.HOME_AGENT: Endpoint(delivery.home_agent_nai, request.home_agent),
+            }
+            self._outlet.installed(Grant(binding, delivery.associations, endpoints, delivery.alias))
+        elif delivery.code == ACCEPTED:
+            self._outlet.deregistered(binding)
 
     def _deliver(self, delivery: Delivery, source: Address) -> None:
         assert self._endpoint is not None
@@ -161,14 +215,21 @@ class AgentServer:
 
     async def drain(self) -> None:
         """Waits for the exchanges under way; each ends by its own timeout."""
+        if self._advertiser is not None:
+            self._advertiser.stop()
         if self._endpoint is not None:
             self._endpoint.stop_receiving()
         if self._exchanges:
             await asyncio.wait(self._exchanges)
 
-    def close(self) -> None:
+    def open(self) -> None:
+        """Inside the event loop; raises `LocalError` for a file of keys that is not ours."""
+        self._outlet.open()
+
+    async def close(self) -> None:
         self._client.close()
         self._installed.close()
+        await self._outlet.close()
         if self._endpoint is not None:
             self._endpoint.close()
 
@@ -180,6 +241,7 @@ async def serve_agent(
     counters = Counters()
     server = AgentServer(config, counters)
     try:
+        server.open()
         endpoint = server.listen(split_address(config.agent.listen))
         server.advertise()
         log.info("listening", address=":".join(map(str, endpoint.address)))
@@ -192,5 +254,5 @@ async def serve_agent(
                 server.advertise()
         await server.drain()
     finally:
-        server.close()
+        await server.close()
         log.info("counters", **counters.snapshot())

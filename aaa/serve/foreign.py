@@ -12,21 +12,20 @@ import structlog
 
 from aaa.config import ForeignConfig
 from aaa.net.mobile_ip import resolve
-from aaa.net.radius_client import RadiusClient, Server
+from aaa.net.radius_client import Server
+from aaa.proxying import Refuse
 from aaa.radius.attributes import decode_access_request
 from aaa.radius.clients import Client, ClientTable
 from aaa.radius.counters import Counters
-from aaa.radius.errors import MalformedPacket, NoAnswer
-from aaa.radius.packet import ACCESS_REJECT, ACCESS_REQUEST
-from aaa.roles.foreign_aaa import Agent, Forward, HomeServer, Refuse, on_reply, route
+from aaa.radius.errors import MalformedPacket
+from aaa.radius.packet import ACCESS_REJECT
+from aaa.roles.foreign_aaa import Agent, route
+from aaa.serve.forwarding import Forwarder, NextHop
 from aaa.serve.process import split_address
 from aaa.serve.radius_server import RadiusServer, Transaction
-from kdc.errors import LocalError, ReplyRefused, Unavailable
-from kdc.model import Secret
+from kdc.errors import LocalError
 
 REFUSED: Final = "foreign.refused"  # one counter for each reason
-NO_ANSWER: Final = "foreign.no_answer"
-REPLY_DISCARDED: Final = "foreign.reply_discarded"
 COUNTERS_EVERY_S: Final = 60.0
 
 log = structlog.get_logger("aaa.foreign")
@@ -46,19 +45,18 @@ class ForeignServer:
         clients = ClientTable(
             Client(c.name, ip_network(c.address), c.secret_file) for c in config.client
         )
-        self._homes: dict[str, HomeServer] = {}
-        self._servers: dict[str, tuple[Secret, Server]] = {}
+        self._homes: dict[str, str] = {}
+        hops: dict[str, NextHop] = {}
         for item in config.home_server:
             address = resolve(*split_address(item.address))
             server = Server(address, item.timeout_s, item.retries)
-            self._servers[item.name] = (item.secret_file, server)
+            hops[item.name] = NextHop(server, item.secret_file)
             for realm in item.realms:
                 if realm in self._homes:
                     raise LocalError(f"home_server {item.name}: {realm} has a server already")
-                self._homes[realm] = HomeServer(item.name)
+                self._homes[realm] = item.name
         self.radius = RadiusServer(clients, counters, self._on_requests)
-        self._client = RadiusClient(counters)
-        self._forwards: set[asyncio.Task[None]] = set()
+        self._forwarder = Forwarder(hops, counters, "foreign")
 
     def _on_requests(self, transactions: list[Transaction]) -> None:
         for transaction in transactions:
@@ -82,40 +80,18 @@ class ForeignServer:
         if isinstance(decision, Refuse):
             self._refuse(transaction, decision)
             return
-        task = asyncio.get_running_loop().create_task(self._forward(transaction, decision))
-        self._forwards.add(task)
-        task.add_done_callback(self._forwards.discard)
+        self._forwarder.start(transaction, decision)
 
     def _refuse(self, transaction: Transaction, decision: Refuse) -> None:
         self._counters.add(f"{REFUSED}.{decision.reason}")
         transaction.respond(ACCESS_REJECT, decision.attributes)
 
-    async def _forward(self, transaction: Transaction, forward: Forward) -> None:
-        """To the home and back; without an authentic reply nothing is said to the agent."""
-        secret, server = self._servers[forward.server.peer]
-        try:
-            reply = await self._client.exchange(ACCESS_REQUEST, forward.attributes, secret, server)
-            attributes = on_reply(reply.attributes, forward)
-        except (NoAnswer, Unavailable):
-            self._counters.add(NO_ANSWER)
-            transaction.forget()
-        except ReplyRefused:
-            self._counters.add(REPLY_DISCARDED)
-            transaction.forget()
-        except BaseException:
-            # Cancelled, or a bug: else the request would stay in progress for ever.
-            transaction.forget()
-            raise
-        else:
-            transaction.respond(reply.code, attributes)
-
     async def drain(self) -> None:
         """Waits for what is under way; each ends by its own timeout."""
-        if self._forwards:
-            await asyncio.wait(self._forwards)
+        await self._forwarder.drain()
 
     def close(self) -> None:
-        self._client.close()
+        self._forwarder.close()
         self.radius.close()
 
 

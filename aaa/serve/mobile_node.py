@@ -10,10 +10,12 @@ from ipaddress import IPv4Address
 from pathlib import Path
 from typing import Any, Final
 
-from aaa.config import MobileNodeConfig
+from aaa.config import MobileNodeConfig, MobileNodeSection
 from aaa.net.advertisement import read_advertisement
 from aaa.net.files import write_atomically
 from aaa.net.mobile_ip import MobileIpSocket, resolve
+from aaa.net.udp import Address
+from aaa.radius.counters import Counters
 from aaa.roles.mobile_node import (
     Answer,
     DeniedByHome,
@@ -22,12 +24,20 @@ from aaa.roles.mobile_node import (
     HintFromFa,
     MobileNodeState,
     Pending,
+    Registered,
     accept_reply,
     build_request,
+    next_spi,
 )
+from aaa.roles.mobile_node_terms import MnTerms, Negotiation
+from aaa.serve.hearing import hear
+from aaa.serve.key_outlet import SaOutlet
 from aaa.serve.process import split_address
+from kdc.crypto.dh import verify_user_group
 from kdc.crypto.key0 import fingerprint_key
 from kdc.errors import DENIED_IDENTIFICATION, LocalError, RemoteError
+from kdc.keyuse.table import Endpoint, Grant
+from kdc.keyuse.traffic import Party
 from kdc.model import (
     DEFAULT_VENDOR_ID,
     Enrolment,
@@ -36,7 +46,8 @@ from kdc.model import (
     Secret,
     SecurityAssociation,
 )
-from kdc.wire.numbers import LAYER2_ETHERNET, Kind
+from kdc.negotiation import PreparedOffer, Standing
+from kdc.wire.numbers import LAYER2_ETHERNET, MOBILE_IP_PORT, Kind
 
 MAXIMUM_TRIES: Final = 3  # new requests after a 133
 _ENROLMENT_KEYS: Final = {"nai", "key0", "spis", "home_agent", "home_agent_nai", "realm"}
@@ -126,6 +137,7 @@ async def exchange(
     pending: Pending,
     retransmission: Retransmission,
     *,
+    terms: MnTerms,
     vendor_id: int,
 ) -> tuple[MobileNodeState, Answer]:
     """Sends a request until something authentic answers it.
@@ -142,7 +154,7 @@ async def exchange(
                 break
             try:
                 after, answer = accept_reply(
-                    state, pending, octets, now=time.time(), vendor_id=vendor_id
+                    state, pending, octets, now=time.time(), terms=terms, vendor_id=vendor_id
                 )
             except RemoteError:
                 continue
@@ -159,33 +171,71 @@ async def register_once(  # noqa: PLR0913 - those of build_request
     *,
     lifetime_s: int,
     retransmission: Retransmission,
+    terms: MnTerms | None = None,
     layer2: tuple[Kind, bytes] | None = None,
     vendor_id: int = DEFAULT_VENDOR_ID,
 ) -> Answer:
-    """Steps 1, 2 and 12 with the state stored around them; a 133 is tried again with its time.
+    """Steps 1, 2 and 12 with the state stored around them, until something final is answered.
 
+    A 133 is tried again with the home's time, a 129 with another offer (PROTOCOL section 6).
     Raises `NoReply` and `LocalError`.
     """
-    for attempt in range(1, MAXIMUM_TRIES + 1):
+    terms = terms if terms is not None else MnTerms()
+    negotiation, stale = Negotiation(), 0
+    while True:
+        before = file.load()
+        offers: tuple[PreparedOffer, ...] = ()
+        if lifetime_s:
+            negotiation, offers = negotiation.offer(terms, spi=next_spi(before), entropy=os.urandom)
         state, pending = build_request(
-            file.load(),
+            before,
             heard,
             lifetime_s=lifetime_s,
             now=time.time(),
             entropy=os.urandom,
             layer2=layer2,
+            offers=offers,
             vendor_id=vendor_id,
         )
         file.store(state)
-        state, answer = await exchange(link, state, pending, retransmission, vendor_id=vendor_id)
+        state, answer = await exchange(
+            link, state, pending, retransmission, terms=terms, vendor_id=vendor_id
+        )
         file.store(state)
-        again = isinstance(answer, DeniedByHome) and answer.code == DENIED_IDENTIFICATION
-        if not again or attempt == MAXIMUM_TRIES:
+        if not isinstance(answer, DeniedByHome):
             return answer
-    raise AssertionError("unreachable")
+        if answer.code == DENIED_IDENTIFICATION:
+            stale += 1
+            negotiation = negotiation.stale() if lifetime_s else negotiation
+            again = stale < MAXIMUM_TRIES
+        else:
+            negotiation = _refused(negotiation, terms, offers, answer)
+            again = negotiation.standing is Standing.READY and bool(offers)
+        if not again:
+            return answer
 
 
-async def register(config: MobileNodeConfig, *, lifetime_s: int | None = None) -> Answer:
+def _refused(
+    negotiation: Negotiation,
+    terms: MnTerms,
+    offers: tuple[PreparedOffer, ...],
+    answer: DeniedByHome,
+) -> Negotiation:
+    """The negotiation after a denial, failed where there is nothing more to offer."""
+    if not answer.is_negotiable or not offers:
+        return negotiation.exhausted()
+    after = negotiation.refused(offers, answer.counter_proposals)
+    if after.standing is Standing.READY and not after.can_offer(terms):
+        return after.exhausted()
+    return after
+
+
+async def register(
+    config: MobileNodeConfig,
+    *,
+    lifetime_s: int | None = None,
+    advertisement: Path | None = None,
+) -> Answer:
     """One registration (`lifetime_s` 0: deregistration) as the configuration says."""
     node = config.mobile_node
     try:
@@ -195,18 +245,73 @@ async def register(config: MobileNodeConfig, *, lifetime_s: int | None = None) -
     layer2 = None
     if node.link_address is not None:
         layer2 = (LAYER2_ETHERNET, bytes.fromhex(node.link_address.replace(":", "")))
-    heard = read_advertisement(node.advertisement_file, node.vendor_id)
-    address = resolve(*split_address(node.foreign_agent))
-    async with MobileIpSocket.open(address) as link:
-        return await register_once(
-            link,
-            StateFile(node.state_file, enrolment),
-            heard,
-            lifetime_s=node.lifetime_s if lifetime_s is None else lifetime_s,
-            retransmission=Retransmission(node.timeout_s, node.retries),
-            layer2=layer2,
-            vendor_id=node.vendor_id,
-        )
+    heard, address, longest_s = await find_agent(node, advertisement)
+    wanted_s = node.lifetime_s if lifetime_s is None else lifetime_s
+    terms = verified_terms(config.negotiation.build_terms())
+    outlet = SaOutlet(config.keys, Party.MOBILE_NODE, Counters())
+    outlet.open()
+    try:
+        async with MobileIpSocket.open(address) as link:
+            answer = await register_once(
+                link,
+                StateFile(node.state_file, enrolment),
+                heard,
+                lifetime_s=min(wanted_s, longest_s),
+                retransmission=Retransmission(node.timeout_s, node.retries),
+                terms=terms,
+                layer2=layer2,
+                vendor_id=node.vendor_id,
+            )
+        hand_on(outlet, enrolment, heard, answer)
+    finally:
+        await outlet.close()
+    return answer
+
+
+def verified_terms(terms: MnTerms) -> MnTerms:
+    """The terms, once a group of the user's own is known to be sound (PROTOCOL 7.3).
+
+    Raises `LocalError`; it may take a second.
+    """
+    for plan in terms.plans.values():
+        if plan.user_group is not None:
+            try:
+                verify_user_group(plan.user_group, os.urandom)
+            except RemoteError as error:
+                raise LocalError(f"user_group: expected a safe prime: {error}") from None
+    return terms
+
+
+def hand_on(outlet: SaOutlet, enrolment: Enrolment, heard: Heard, answer: Answer) -> None:
+    """KEY1, KEY3 and the SMM's for other software; a node has one binding, its home."""
+    binding = str(enrolment.home_agent)
+    if isinstance(answer, Registered):
+        agent = heard.announcement.nai
+        endpoints = {
+            Party.MOBILE_NODE: Endpoint(enrolment.nai, answer.home_address),
+            Party.FOREIGN_AGENT: Endpoint(agent, heard.care_of_address),
+            Party.HOME_AGENT: Endpoint(enrolment.home_agent_nai, enrolment.home_agent),
+        }
+        outlet.installed(Grant(binding, answer.associations, endpoints, answer.alias))
+    elif isinstance(answer, Deregistered):
+        outlet.deregistered(binding)
+
+
+async def find_agent(
+    node: MobileNodeSection, advertisement: Path | None
+) -> tuple[Heard, Address, int]:
+    """Step 1: what is advertised, where requests go, and the longest lifetime that is taken.
+
+    `advertisement` is a file in the place of what the configuration names.  Raises `LocalError`.
+    """
+    override = resolve(*split_address(node.foreign_agent)) if node.foreign_agent else None
+    file = advertisement if advertisement is not None else node.advertisement_file
+    if file is not None:
+        heard = read_advertisement(file, node.vendor_id)
+        return heard, override or (str(heard.fa_address), MOBILE_IP_PORT), node.lifetime_s
+    assert node.interface is not None  # the configuration has one of the two
+    agent = await hear(node.interface, node.hearing_s, vendor_id=node.vendor_id)
+    return agent.heard, override or agent.address, agent.registration_lifetime_s
 
 
 def describe(answer: Answer, *, show_keys: bool) -> dict[str, Any]:
@@ -222,8 +327,9 @@ def describe(answer: Answer, *, show_keys: bool) -> dict[str, Any]:
         "lifetime_s": answer.lifetime_s,
         "home_address": str(answer.home_address),
         "alias": str(answer.alias),
-        "mn_ha": _describe_association(answer.mn_ha, show_keys=show_keys),
-        "mn_fa": _describe_association(answer.mn_fa, show_keys=show_keys),
+    } | {
+        item.pair.name.lower(): _describe_association(item, show_keys=show_keys)
+        for item in answer.associations
     }
 
 
@@ -232,6 +338,8 @@ def _describe_association(item: SecurityAssociation, *, show_keys: bool) -> dict
         "spi": item.spi,
         "lifetime_s": item.lifetime_s,
         "key_name": item.key_name.hex(),
+        "mode": item.mode.name.lower(),
+        "derivation": item.derivation,
         "suites": [[suite.protocol_id, suite.transform_id] for suite in item.suites],
         "fingerprint": fingerprint_key(item.keys),
     }

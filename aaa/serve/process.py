@@ -63,6 +63,20 @@ def run(main: Callable[[asyncio.Event], Awaitable[None]], log: LogSettings) -> i
     return 0
 
 
+def on_hangup(reload: Callable[[], None], log: structlog.stdlib.BoundLogger) -> None:
+    """On SIGHUP reads again what may have changed; what cannot be read leaves all as it was."""
+
+    def reload_or_say() -> None:
+        try:
+            reload()
+        except RoamkeyError as error:
+            log.error("not reloaded", reason=str(error))  # noqa: TRY400 - one line, no traceback
+        else:
+            log.info("reloaded")
+
+    asyncio.get_running_loop().add_signal_handler(signal.SIGHUP, reload_or_say)
+
+
 async def _until_signal(main: Callable[[asyncio.Event], Awaitable[None]]) -> None:
     stop = asyncio.Event()
     loop = asyncio.get_running_loop()

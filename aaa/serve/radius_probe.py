@@ -11,9 +11,11 @@ from kdc.errors import Unavailable
 from kdc.model import Secret
 
 
-async def answers_status(address: Address, secret: bytes, *, timeout_s: float) -> bool:
-    """Whether an authentic answer comes within `timeout_s`."""
-    client = RadiusClient(Counters())
+async def answers_status(
+    address: Address, secret: bytes, *, timeout_s: float, source: str | None = None
+) -> bool:
+    """Whether an authentic answer comes within `timeout_s`; `source` is our own address."""
+    client = RadiusClient(Counters(), bind_host=source)
     try:
         response = await client.exchange(
             STATUS_SERVER, (), Secret(secret), Server(address, timeout_s=timeout_s, retries=0)

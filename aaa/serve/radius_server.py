@@ -18,7 +18,6 @@ from aaa.radius.duplicates import DuplicateTable, RequestKey, Standing
 from aaa.radius.errors import BadAuthenticator, MalformedPacket
 from aaa.radius.packet import (
     ACCESS_ACCEPT,
-    ACCESS_CHALLENGE,
     ACCESS_REQUEST,
     STATUS_SERVER,
     Attributes,
@@ -27,8 +26,6 @@ from aaa.radius.packet import (
     encode_response,
     verify_request,
 )
-
-_COUNTER_OF_CODE = {ACCESS_ACCEPT: names.ACCEPTS, ACCESS_CHALLENGE: names.CHALLENGES}
 
 
 @dataclass(slots=True, eq=False)
@@ -130,7 +127,7 @@ class RadiusServer:
             self._counters.add(names.ABANDONED)
             return
         if transaction.request.code == ACCESS_REQUEST:
-            self._counters.add(_COUNTER_OF_CODE.get(code, names.REJECTS))
+            self._counters.add(names.of_response(code))
         transaction.endpoint.send_many([(octets, transaction.source)])
 
     def stop_receiving(self) -> None:

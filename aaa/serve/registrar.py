@@ -1,155 +1,87 @@
-"""The Registrar joins home agent and KDC for one request (steps 5 to 9), still without any I/O.
+"""The Registrar is the home agent's work on one request around its KDC (steps 5 to 9), without I/O.
 
-Loading and committing a batch around it is the affair of the process (aaa.serve.home).
+Asking the KDC, exponentiating and sending are the affair of the process (aaa.serve.registrations).
 """
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-
-from aaa.exchange import AccessAccept, AccessReject, AccessResponse, Peer
-from aaa.roles.home_agent import (
-    Deny,
-    Grant,
-    HomeAgent,
-    OpenedRequest,
-    Repeat,
-    StructuredRequest,
-    open_request,
-)
-from aaa.roles.home_agent_reply import (
-    build_accept,
-    build_challenge,
-    build_denial,
-    build_reply,
-)
-from kdc.center import (
-    Allocator,
-    KeyDistributionCenter,
-    describe_denial,
-    describe_grant,
-)
+from aaa.exchange import AccessChallenge, AccessReject, AccessResponse, Peer
+from aaa.roles.home_agent import Deny, Grant, HomeAgent, Repeat, Verdict
+from aaa.roles.home_agent_reply import build_accept, build_denial, build_reply
+from aaa.roles.home_agent_request import OpenedRequest, StructuredRequest, open_request
 from kdc.crypto.hpke import fingerprint
-from kdc.errors import Unavailable
-from kdc.model import Secret
-from kdc.records import Denied, Issued, RecordChange, StoredRecord
+from kdc.records import (
+    Admission,
+    Decision,
+    Denied,
+    DenyDecision,
+    GrantDecision,
+    Issued,
+    RepeatDecision,
+    Settled,
+)
 from kdc.wire.advertisement import FaPublicKey
 
 
-@dataclass(frozen=True, slots=True)
-class Settled:
-    """A response, and the change that must be committed before it may leave (None: nothing)."""
-
-    response: AccessResponse
-    change: RecordChange | None
-    issued: Issued | None  # what was issued or repeated, for counters and tests
-
-    @property
-    def code(self) -> int:
-        return self.response.code if isinstance(self.response, AccessReject) else 0
-
-
 class Registrar:
-    """Settles one request at a time against a loaded record."""
+    """Works on one request at a time."""
 
-    def __init__(
-        self, home_agent: HomeAgent, center: KeyDistributionCenter, cui_key: Secret
-    ) -> None:
-        self._home_agent = home_agent
-        self._center = center
-        self._cui_key = cui_key
+    def __init__(self, home_agent: HomeAgent) -> None:
+        self.home_agent = home_agent
 
-    def settle(
-        self,
-        structured: StructuredRequest,
-        stored: StoredRecord | None,
-        peer: Peer,
-        allocator: Allocator,
-        *,
-        now: float,
-    ) -> Settled:
-        """Judges, issues and builds the response; raises what the home agent raises.
+    def judge(self, structured: StructuredRequest, admission: Admission, peer: Peer) -> Verdict:
+        """Steps 2 to 11 of 5.3; raises what the home agent raises."""
+        now = admission.clock
+        opened = open_request(structured, admission.record, admission.keys, now=now)
+        return self.home_agent.judge(opened, peer, now=now)
 
-        `now` is the database's clock.
-        """
-        # Step 5
-        record, keys = self._center.admit(stored, structured.request.mhae.spi)
-        opened = open_request(structured, record, keys, now=now)
-        verdict = self._home_agent.judge(opened, peer, now=now)
-        if isinstance(verdict, Repeat):
-            return self._repeat(opened, stored, now)
-        if isinstance(verdict, Deny):
-            return self._deny(verdict, allocator, now)
-        return self._grant(verdict, allocator, now)
-
-    def _grant(self, verdict: Grant, allocator: Allocator, now: float) -> Settled:
-        # Step 7
-        opened, verified = verdict.opened, verdict.verified
-        step = self._center.spend(opened.record, opened.spi, allocator)
-        issued = self._center.issue(verified, allocator, now=now)
-        change = describe_grant(verified, issued, step, verdict.digest, now=now)
-        accept = self._build_accept(opened, issued, step.unspent, verified.operator_realm, now)
-        return Settled(accept, change, issued)
-
-    def _deny(self, verdict: Deny, allocator: Allocator, now: float) -> Settled:
+    @staticmethod
+    def decide(verdict: Grant | Deny | Repeat, admission: Admission) -> Decision:
+        """What the KDC is asked to do about a verdict."""
         opened = verdict.opened
-        step = self._center.spend(opened.record, opened.spi, allocator)
-        denied = Denied(verdict.code, None, b"")
-        if verdict.challenge:
-            reply = build_denial(
+        match verdict:
+            case Grant():
+                return GrantDecision(admission, verdict.verified, verdict.digest)
+            case Deny():
+                denied = Denied(
+                    verdict.code,
+                    verdict.challenge,
+                    at=int(admission.clock),
+                    counter_proposal=verdict.counter_proposal,
+                )
+                return DenyDecision(
+                    admission,
+                    opened.record,
+                    opened.spi,
+                    denied,
+                    verdict.digest,
+                    verdict.last_seen,
+                    verdict.rounds,
+                )
+            case Repeat():
+                operator = opened.structured.access.operator_name
+                # The channel binding has seen that it is a realm (PROTOCOL 5.3 step 6).
+                realm = operator[1:].decode().lower() if operator is not None else None
+                return RepeatDecision(admission, opened.record, opened.spi, realm)
+
+    def respond(self, opened: OpenedRequest, settled: Settled) -> AccessResponse:
+        """Step 9: the response, from what has been committed."""
+        policy = self.home_agent.policy
+        next_spis = () if opened.record.static_spi else settled.unspent
+        outcome = settled.outcome
+        if isinstance(outcome, Issued):
+            reply = build_reply(
                 opened,
-                verdict.code,
-                self._home_agent.policy,
-                next_spis=() if opened.record.static_spi else step.unspent,
-                now=now,
+                outcome,
+                policy,
+                next_spis=next_spis,
+                fa_public_key=_named_key(opened) if outcome.wrapping_key else None,
             )
-            denied = Denied(verdict.code, reply, self._center.new_state())
-        change = describe_denial(
-            opened.record,
-            denied,
-            step,
-            digest=verdict.digest,
-            last_seen=verdict.last_seen,
-            rounds=verdict.rounds,
-        )
-        return Settled(_respond(denied), change, None)
-
-    def _repeat(self, opened: OpenedRequest, stored: StoredRecord | None, now: float) -> Settled:
-        """PROTOCOL 5.5: the stored outcome, octet for octet; nothing is written."""
-        if stored is None or stored.outcome is None:
-            raise Unavailable("the outcome of a duplicate is gone")
-        outcome = self._center.recall(stored.outcome)
-        if isinstance(outcome, Denied):
-            return Settled(_respond(outcome), None, None)
-        operator = opened.structured.access.operator_name
-        realm = operator[1:].decode().lower() if operator is not None else None
-        accept = self._build_accept(opened, outcome, opened.record.unspent, realm, now)
-        return Settled(accept, None, outcome)
-
-    def _build_accept(
-        self,
-        opened: OpenedRequest,
-        issued: Issued,
-        unspent: tuple[int, ...],
-        operator_realm: str | None,
-        now: float,
-    ) -> AccessAccept:
-        policy = self._home_agent.policy
-        reply = build_reply(
-            opened,
-            issued,
-            policy,
-            next_spis=() if opened.record.static_spi else unspent,
-            fa_public_key=_named_key(opened) if issued.wrapping_key else None,
-        )
-        return build_accept(
-            opened,
-            issued,
-            reply,
-            policy,
-            operator_realm=operator_realm,
-            cui_key=self._cui_key,
-            now=now,
+            return build_accept(outcome, reply, settled.chargeable_user_identity)
+        if not outcome.challenge:
+            return AccessReject(outcome.code)
+        return AccessChallenge(
+            build_denial(opened, outcome, policy, next_spis=next_spis), outcome.state
         )
 
 
@@ -158,9 +90,3 @@ def _named_key(opened: OpenedRequest) -> FaPublicKey:
     return next(
         key for key in opened.structured.fa_public_keys if fingerprint(key.octets) == opened.fk
     )
-
-
-def _respond(denied: Denied) -> AccessResponse:
-    if denied.reply is None:
-        return AccessReject(denied.code)
-    return build_challenge(denied.reply, denied.state)

@@ -8,34 +8,28 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections import deque
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Final
 
 from aaa.exchange import AccessReject, AccessResponse, Peer
 from aaa.radius.counters import Counters
-from aaa.roles.home_agent import StructuredRequest
-from aaa.serve.registrar import Registrar, Settled
+from aaa.roles.home_agent import Agreeable, Deny, Grant, Repeat, Verdict
+from aaa.roles.home_agent_request import StructuredRequest
+from aaa.roles.home_agent_terms import Exponentiation
+from aaa.serve.batches import Batches
+from aaa.serve.exponentiation import ExponentiationPool
+from aaa.serve.registrar import Registrar
+from kdc.crypto.dh import DhJob, DhShare, private_octets
+from kdc.distribution import KeyDistribution
 from kdc.errors import DENIED_RESOURCES, RemoteError, Unavailable
-from kdc.records import UNSPENT_SPIS
-from kdc.store import (
-    CommitRefused,
-    CommitResult,
-    CommitUnknown,
-    DatabaseUnavailable,
-    Loaded,
-    SpiTaken,
-    Store,
-)
+from kdc.model import Pair, Secret
+from kdc.records import Admission, Fate, Issued, Settled, VerifiedRegistration
 
-BATCH_REGISTRATIONS: Final = 256
-BATCHES_AT_ONCE: Final = 2
 MAXIMUM_WAITING: Final = 8192
 MAXIMUM_CLOCK_ERROR_S: Final = 1.0  # PROTOCOL section 3: a node further off says 130
 _ATTEMPTS: Final = 4
-_SETTLED_A_TURN: Final = 32
-_ASSOCIATIONS: Final = 3
+_JUDGED_A_TURN: Final = 32
 
 BATCHES: Final = "home.batches"
 REGISTRATIONS: Final = "home.registrations"
@@ -65,149 +59,189 @@ class Work:
 class RegistrationPipeline:
     """Gathers whatever is waiting into batches and never makes a lone request wait."""
 
-    def __init__(
+    def __init__(  # noqa: PLR0913 - what it works with, and what a test replaces
         self,
-        store: Store,
+        kdc: KeyDistribution,
         registrar: Registrar,
+        exponentiations: ExponentiationPool,
         counters: Counters,
         *,
-        maximum_lifetime_s: int,
+        entropy: Callable[[int], bytes],
+        on_granted: Callable[[VerifiedRegistration, Issued], None] | None = None,
         clock: Callable[[], float] = time.time,
     ) -> None:
-        self._store = store
+        """`on_granted` is told of each grant that has been committed, before it is answered."""
+        self._kdc = kdc
         self._registrar = registrar
+        self._exponentiations = exponentiations
         self._counters = counters
-        self._maximum_lifetime_s = maximum_lifetime_s
+        self._entropy = entropy
+        self._on_granted = on_granted
         self._clock = clock
-        self._waiting: deque[Work] = deque()
-        self._running: set[asyncio.Task[None]] = set()
-
-    @property
-    def idle(self) -> bool:
-        return not self._waiting and not self._running
+        self._batches: Batches[Work] = Batches(self._run)
+        self._slow: set[asyncio.Task[None]] = set()
 
     def submit(self, work: Work) -> None:
         """Takes the request in, or answers 130 at once where too many are waiting."""
-        if len(self._waiting) >= MAXIMUM_WAITING:
+        if self._batches.waiting >= MAXIMUM_WAITING:
             self._counters.add(SHED)
             work.answer(AccessReject(DENIED_RESOURCES))
             return
-        self._waiting.append(work)
+        self._batches.add(work)
 
     def start_batches(self) -> None:
         """To be called once a turn, when the socket is drained."""
-        while self._waiting and len(self._running) < BATCHES_AT_ONCE:
-            count = min(len(self._waiting), BATCH_REGISTRATIONS)
-            batch = [self._waiting.popleft() for _ in range(count)]
-            task = asyncio.get_running_loop().create_task(self._run(batch))
-            self._running.add(task)
-            task.add_done_callback(self._on_done)
-
-    def _on_done(self, task: asyncio.Task[None]) -> None:
-        self._running.discard(task)
-        self.start_batches()
-        if not task.cancelled():
-            task.result()  # a bug is told to the loop's handler, not swallowed
+        self._batches.start()
 
     async def drain(self) -> None:
         """Waits until everything that was taken in has been answered."""
-        while not self.idle:
-            self.start_batches()
-            await asyncio.wait(self._running)
+        self._batches.start()
+        while under_way := self._batches.running | self._slow:
+            await asyncio.wait(under_way)
+            self._batches.start()
 
     async def _run(self, batch: list[Work]) -> None:
         """One batch to its end: what conflicts is judged anew, a few times at most."""
         self._counters.add(BATCHES)
-        while batch:
-            for work in batch:
-                work.attempts += 1
-            try:
-                batch = await self._attempt(batch)
-            except CommitRefused:
-                # One item is poison; alone it fails alone.
-                self._counters.add(REFUSED)
-                if len(batch) == 1:
-                    _answer_all(batch, AccessReject(DENIED_RESOURCES))
-                    return
-                for work in batch:
-                    if not work.answered:
-                        await self._run([work])
-                return
-            except DatabaseUnavailable:
-                _answer_all(batch, AccessReject(DENIED_RESOURCES))
-                return
-            except CommitUnknown:
-                # DESIGN section 4: no reply; the retransmission finds the row, or does not.
-                self._counters.add(COMMIT_UNKNOWN, len(batch))
-                _answer_all(batch, None)
-                return
-            except BaseException:
-                # Cancelled, or a bug: nobody is to wait for an answer that will not come.
-                _answer_all(batch, None)
-                raise
-            spent = [work for work in batch if work.attempts >= _ATTEMPTS]
-            _answer_all(spent, AccessReject(DENIED_RESOURCES))
-            batch = [work for work in batch if work.attempts < _ATTEMPTS]
+        try:
+            while batch:
+                batch = self._still_tried(await self._attempt(batch))
+        except BaseException:
+            # Cancelled, or a bug: nobody is to wait for an answer that will not come.
+            _answer_all(batch, None)
+            raise
+
+    @staticmethod
+    def _still_tried(conflicts: list[Work]) -> list[Work]:
+        spent = [work for work in conflicts if work.attempts >= _ATTEMPTS]
+        _answer_all(spent, AccessReject(DENIED_RESOURCES))
+        return [work for work in conflicts if work.attempts < _ATTEMPTS]
 
     async def _attempt(self, batch: list[Work]) -> list[Work]:
-        """Steps 5-9 for a batch; returns those in conflict.  Raises what the store raises."""
-        # Step 5
-        loaded = await self._store.load([w.structured.request.mhae.spi for w in batch])
-        if abs(loaded.clock - self._clock()) > MAXIMUM_CLOCK_ERROR_S:
-            _answer_all(batch, AccessReject(DENIED_RESOURCES))
-            return []
-        lifetimes = [
-            min(work.structured.request.lifetime_s, self._maximum_lifetime_s) for work in batch
-        ]
-        await self._store.allocator.reserve(
-            key0=len(batch) * UNSPENT_SPIS,
-            associations=[
-                loaded.clock + lifetime
-                for lifetime in lifetimes
-                if lifetime
-                for _ in range(_ASSOCIATIONS)
-            ],
-        )
-        settled = await self._settle(batch, loaded)
-        changes = [(work, item) for work, item in settled if item.change is not None]
-        # Step 8
+        """Steps 5-9 for a batch; returns those in conflict."""
+        for work in batch:
+            work.attempts += 1
+        admissions = await self._kdc.admit([work.structured.request for work in batch])
+        judged = await self._judge(batch, admissions)
+        slow = [item for item in judged if not all(e.group.is_elliptic for e in _wanted(item))]
+        for item in slow:
+            # A large group takes as long as a hundred registrations: it leaves the batch.
+            task = asyncio.get_running_loop().create_task(self._finish_alone(item))
+            self._slow.add(task)
+            task.add_done_callback(self._on_slow_done)
+        quick = [item for item in judged if item not in slow]
+        await self._exponentiate(quick)
+        return await self._settle(quick)
+
+    async def _finish_alone(self, item: _Judged) -> None:
         try:
-            results = await self._store.commit(
-                [item.change for _, item in changes if item.change is not None],
-                clock=loaded.clock,
-            )
-        except SpiTaken:
-            return [work for work, _ in changes]
+            await self._exponentiate([item])
+            again = self._still_tried(await self._settle([item]))
+        except BaseException:
+            item.work.answer(None)
+            raise
+        self._batches.put_back(again)
+        self._batches.start()
+
+    def _on_slow_done(self, task: asyncio.Task[None]) -> None:
+        self._slow.discard(task)
+        if not task.cancelled():
+            task.result()  # a bug is told to the loop's handler
+
+    async def _settle(self, items: list[_Judged]) -> list[Work]:
+        """Steps 7 to 9 for those whose verdict is final; returns those in conflict."""
+        final = [(item, item.verdict) for item in items if not isinstance(item.verdict, Agreeable)]
+        if not final:
+            return []
+        fates = await self._kdc.settle(
+            [self._registrar.decide(verdict, item.admission) for item, verdict in final]
+        )
         conflicts = []
-        for (work, item), result in zip(changes, results, strict=True):
-            if result is CommitResult.COMMITTED:
-                self._counters.add(REGISTRATIONS)
-                work.answer(item.response)
-            else:
+        for (item, verdict), fate in zip(final, fates, strict=True):
+            if fate is Fate.CONFLICT:
                 self._counters.add(CONFLICTS)
-                conflicts.append(work)
+                conflicts.append(item.work)
+            else:
+                self._answer(item.work, verdict, fate)
         return conflicts
 
-    async def _settle(self, batch: list[Work], loaded: Loaded) -> list[tuple[Work, Settled]]:
-        """Judges each; what needs no commit is answered here, a poison item fails alone."""
-        settled = []
-        for index, work in enumerate(batch):
-            if index % _SETTLED_A_TURN == _SETTLED_A_TURN - 1:
+    def _answer(self, work: Work, verdict: Grant | Deny | Repeat, fate: Settled | Fate) -> None:
+        if isinstance(fate, Settled):
+            if isinstance(verdict, Grant) and isinstance(fate.outcome, Issued):
+                self._counters.add(REGISTRATIONS)
+                if self._on_granted is not None:
+                    self._on_granted(verdict.verified, fate.outcome)
+            # Step 9
+            work.answer(self._registrar.respond(verdict.opened, fate))
+        elif fate is Fate.UNKNOWN:
+            # DESIGN section 4: no reply; the retransmission finds the row, or does not.
+            self._counters.add(COMMIT_UNKNOWN)
+            work.answer(None)
+        else:
+            if fate is Fate.REFUSED:
+                self._counters.add(REFUSED)
+            work.answer(AccessReject(DENIED_RESOURCES))
+
+    async def _judge(self, batch: list[Work], admissions: list[Admission | Fate]) -> list[_Judged]:
+        """Step 6 for each; what needs no commit is answered here, a poison item fails alone."""
+        judged = []
+        for index, (work, admission) in enumerate(zip(batch, admissions, strict=True)):
+            if index % _JUDGED_A_TURN == _JUDGED_A_TURN - 1:
                 await asyncio.sleep(0)  # the socket and the other batches go on meanwhile
-            stored = loaded.records.get(work.structured.request.mhae.spi)
-            try:
-                item = self._registrar.settle(
-                    work.structured, stored, work.peer, self._store.allocator, now=loaded.clock
-                )
-            except Unavailable:
+            if isinstance(admission, Fate) or not self._is_in_time(admission):
                 work.answer(AccessReject(DENIED_RESOURCES))
+                continue
+            try:
+                verdict = self._registrar.judge(work.structured, admission, work.peer)
             except RemoteError as error:
                 work.answer(AccessReject(error.reply_code))
             else:
-                settled.append((work, item))
-                if item.change is None:
-                    work.answer(item.response)
-        return settled
+                judged.append(_Judged(work, admission, verdict))
+        return judged
+
+    def _is_in_time(self, admission: Admission) -> bool:
+        """PROTOCOL section 3: a node whose clock is not the database's says 130."""
+        return abs(admission.clock - self._clock()) <= MAXIMUM_CLOCK_ERROR_S
+
+    async def _exponentiate(self, items: list[_Judged]) -> None:
+        """The Diffie-Hellman of these in one hand-over; then every verdict is final.
+
+        Where it finds no room they are answered 130 and stay `Agreeable`.
+        """
+        waiting = [item for item in items if isinstance(item.verdict, Agreeable)]
+        wanted = [(item, e) for item in waiting for e in _wanted(item)]
+        if not wanted:
+            return
+        jobs = [
+            DhJob(e.group, Secret(self._entropy(private_octets(e.group))), e.peer_value)
+            for _, e in wanted
+        ]
+        try:
+            results = await self._exponentiations.run(jobs)
+        except Unavailable:
+            self._counters.add(SHED, len(waiting))
+            _answer_all([item.work for item in waiting], AccessReject(DENIED_RESOURCES))
+            return
+        shares: dict[int, dict[Pair, DhShare | None]] = {}
+        for (item, e), result in zip(wanted, results, strict=True):
+            share = result if isinstance(result, DhShare) else None
+            shares.setdefault(id(item), {})[e.pair] = share
+        for item in waiting:
+            assert isinstance(item.verdict, Agreeable)
+            item.verdict = self._registrar.home_agent.conclude(item.verdict, shares[id(item)])
+
+
+@dataclass(slots=True, eq=False)
+class _Judged:
+    """One request with its verdict, on its way to the KDC."""
+
+    work: Work
+    admission: Admission
+    verdict: Verdict
+
+
+def _wanted(item: _Judged) -> tuple[Exponentiation, ...]:
+    return item.verdict.exponentiations if isinstance(item.verdict, Agreeable) else ()
 
 
 def _answer_all(batch: list[Work], response: AccessResponse | None) -> None:

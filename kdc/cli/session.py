@@ -16,7 +16,7 @@ from kdc.store.database import Connection, administration, database
 from kdc.store.keyring import Keyring, read_kek
 
 ConfigOption = Annotated[
-    Path, typer.Option("--config", "-c", help="home.toml", exists=False, dir_okay=False)
+    Path, typer.Option("--config", "-c", help="home.toml or kdc.toml", exists=False, dir_okay=False)
 ]
 JsonOption = Annotated[bool, typer.Option("--json", help="one JSON object a line")]
 

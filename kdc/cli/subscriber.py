@@ -43,8 +43,8 @@ def add(  # noqa: PLR0913, PLR0917 - one option each
     home_address: Annotated[str | None, typer.Option(help="an IPv4 address")] = None,
     roam: Annotated[list[str] | None, typer.Option(help="a realm it may visit")] = None,
     static_spi: Annotated[bool, typer.Option(help="one SPI that is never spent")] = False,
-    home_agent: Annotated[str | None, typer.Option(help="instead of home.address")] = None,
-    home_agent_nai: Annotated[str | None, typer.Option(help="instead of home.nai")] = None,
+    home_agent: Annotated[str | None, typer.Option(help="where there are several")] = None,
+    home_agent_nai: Annotated[str | None, typer.Option(help="of one not configured")] = None,
     count: Annotated[
         int, typer.Option(min=1, max=1_000_000, help="a test population: NAME000001@REALM ...")
     ] = 1,
@@ -77,11 +77,22 @@ def add(  # noqa: PLR0913, PLR0917 - one option each
 def _home_agent(
     settings: KdcSettings, address: str | None, nai: str | None
 ) -> tuple[IPv4Address, Nai]:
+    """The one that is named, or the only one that is configured."""
+    known = {item.address: item.nai for item in settings.identities()}
     try:
-        home_agent = IPv4Address(address) if address is not None else settings.home.address
+        wanted = IPv4Address(address) if address is not None else None
     except ValueError:
         raise typer.BadParameter("--home-agent: expected an IPv4 address") from None
-    return home_agent, _nai(nai) if nai is not None else settings.home.nai
+    if wanted is None:
+        if len(known) != 1:
+            listed = ", ".join(map(str, known))
+            raise typer.BadParameter(f"expected --home-agent, one of {listed}")
+        (wanted,) = known
+    if nai is not None:
+        return wanted, _nai(nai)
+    if wanted not in known:
+        raise typer.BadParameter(f"expected --home-agent-nai beside {wanted}, which is not ours")
+    return wanted, known[wanted]
 
 
 def _address(given: str | None, index: int) -> IPv4Address | None:

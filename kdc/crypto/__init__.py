@@ -1,1 +1,1 @@
-"""The only door to `cryptography`: keys go in and come out as `Secret`, nothing is stored here."""
+"""The only door to `cryptography` and gmpy2: keys go in and come out as `Secret`, none is kept."""

@@ -15,6 +15,11 @@ _DIRECTION_LABEL: Final = b"roamkey dir v1"
 _FINGERPRINT_LABEL: Final = b"roamkey fingerprint v1"
 
 
+def hkdf_extract(salt: bytes, key_material: bytes) -> bytes:
+    """HKDF-Extract with SHA-256 (RFC 5869 §2.2): 32 octets."""
+    return hmac.digest(salt, key_material, "sha256")
+
+
 def hkdf_expand(key: bytes, info: bytes, length_octets: int) -> bytes:
     """HKDF-Expand with SHA-256 (RFC 5869 §2.3), at most 8,160 octets.
 

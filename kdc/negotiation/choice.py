@@ -68,10 +68,10 @@ def build_answer(
         raise LocalError("a public value where none is used, or none where one is")
     answered = _answer_key_exchange(agreement.key_exchange, public_value, sealed)
     answer_spi = spi if agreement.pair in SPI_BY_HOME else 0
-    proposals = [replace(p, spi=answer_spi, key_exchanges=()) for p in agreement.proposals]
-    if answered is not None:
-        proposals[-1] = replace(proposals[-1], key_exchanges=(answered,))
-    return SaPayload(agreement.pair, tuple(proposals))
+    kes = (answered,) if answered is not None else ()
+    *others, last = agreement.proposals
+    proposals = [proposal.answering(answer_spi, ()) for proposal in others]
+    return SaPayload(agreement.pair, (*proposals, last.answering(answer_spi, kes)))
 
 
 def verify_within(agreement: Agreement, policy: Policy) -> Agreement:
@@ -119,7 +119,7 @@ def _choices(proposal: Proposal, bound: set[int], policy: Policy) -> list[Choice
         suite, mode = read
         if mode is not None and mode not in policy.modes:
             continue
-        single = replace(proposal, transforms=(transform,), lifetime_s=lifetime_s, key_exchanges=())
+        single = proposal.choosing(transform, lifetime_s)
         number = transform.number if transform.number in bound else None
         distinct.setdefault((suite, mode, number), (single, mode))
     return list(distinct.values())

@@ -45,7 +45,7 @@ class History:
         return History(highest, frozenset(rejected))
 
 
-def build_offer(
+def build_offer(  # noqa: PLR0913 - each is a part of the offer
     pair: Pair,
     policy: Policy,
     history: History,
@@ -53,8 +53,11 @@ def build_offer(
     lifetime_s: int,
     mode: Mode | None = None,
     key_exchanges: tuple[KeyExchange, ...] = (),
+    alternatives: int = MAXIMUM_PROPOSALS,
 ) -> SaPayload | None:
-    """The preferred suites that are not rejected, numbered above all used so far, or None.
+    """The first `alternatives` of the preferred suites that are not rejected, or None.
+
+    They are numbered above all used so far.
 
     Each proposal number carries all `key_exchanges` anew, as many numbers as the limits of
     PROTOCOL 4.3 hold.
@@ -65,6 +68,8 @@ def build_offer(
     for suites in policy.preferred:
         if suites in history.rejected or not policy.suites.issuperset(suites):
             continue
+        if len(groups) == alternatives:
+            break
         number = next(numbered)
         groups.append(
             tuple(

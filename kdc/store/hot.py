@@ -209,7 +209,20 @@ class Store:
             for key_id, purpose, epoch, wrapped in await cursor.fetchall():
                 self.keyring.add(key_id, purpose, epoch, wrapped)
 
-    # --- step 8 ---
+    # --- steps 7 and 8 ---
+
+    async def reserve(self, *, key0: int, associations: Sequence[float], addresses: int) -> None:
+        """Numbers for a batch, ready to be taken; `associations` has each SA's expiry.
+
+        Raises `DatabaseUnavailable`.
+        """
+        try:
+            await self._bounded(
+                self.allocator.reserve(key0=key0, associations=associations, addresses=addresses),
+                self._deadline_s,
+            )
+        except (psycopg.Error, TimeoutError):
+            raise DatabaseUnavailable("the database does not answer") from None
 
     async def commit(self, changes: Sequence[RecordChange], *, clock: float) -> list[CommitResult]:
         """One transaction for all; each item is committed or in conflict, by itself.

@@ -59,9 +59,14 @@ def decode_fa_public_key(octets: bytes) -> FaPublicKey:
     kem, spi, public_key = _ATTRIBUTE_3.unpack(octets)
     if kem != numbers.KEM_X25519:
         raise Malformed("attribute 3 KEM-Id")
-    if int.from_bytes(public_key, "little") & (2**255 - 1) in _LOW_ORDER:
-        raise Malformed("attribute 3 low order")
+    check_x25519(public_key)
     return FaPublicKey(check_spi(spi), public_key)
+
+
+def check_x25519(public_value: bytes) -> None:
+    """Raises `Malformed` for an encoding of low order, with which every secret would be zero."""
+    if int.from_bytes(public_value, "little") & (2**255 - 1) in _LOW_ORDER:
+        raise Malformed("X25519 low order")
 
 
 def decode_fa_public_keys(attributes: tuple[bytes, ...]) -> tuple[FaPublicKey, ...]:

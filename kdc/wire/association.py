@@ -11,13 +11,14 @@ from typing import Final
 
 from kdc.errors import Malformed
 from kdc.model import KEY_OCTETS, Mode, Pair, Secret, Suite, check_spi, key_octets
+from kdc.records import IssuedAssociation
 from kdc.wire import numbers
 from kdc.wire.cursor import Reader
 from kdc.wire.numbers import Kind
 
 _FIXED: Final = struct.Struct(">II8sBBBB")
 _MAXIMUM_SUITES: Final = 4
-_SEED_OCTETS: Final = 32
+SEED_OCTETS: Final = 32
 _INFINITE: Final = 2**32 - 1
 STATEFUL_RANDOM: Final = 0  # derivations of section 7
 RAW_DH: Final = 0
@@ -46,6 +47,19 @@ class SaInfo:
     derivation: int
     suites: tuple[Suite, ...]
     secret: Secret
+
+
+def sa_info_of(item: IssuedAssociation) -> SaInfo:
+    """The SA-INFO of an SA that the KDC has made, its Secret in it."""
+    return SaInfo(
+        item.spi,
+        item.lifetime_s,
+        item.key_name,
+        item.mode,
+        item.derivation,
+        item.suites,
+        item.secret,
+    )
 
 
 def decode_sa_info(octets: bytes, pair: Pair) -> SaInfo:
@@ -108,7 +122,7 @@ def _secret_octets(
     if mode is Mode.STATELESS and pair is Pair.MN_HA:
         return (0,)
     if derivation == MIXED:
-        return (_SEED_OCTETS,)
+        return (SEED_OCTETS,)
     if mode is Mode.STATEFUL:
         return (0, key_octets(pair, suites))
-    return (0, _SEED_OCTETS)
+    return (0, SEED_OCTETS)

@@ -11,13 +11,7 @@ from ipaddress import IPv4Address, IPv6Address
 from typing import Final
 
 from kdc.errors import Malformed, UnknownVendor
-from kdc.model import (
-    MAXIMUM_FA_NAI_OCTETS,
-    SPI_MINIMUM,
-    IpAddress,
-    Nai,
-    check_spi,
-)
+from kdc.model import MAXIMUM_FA_NAI_OCTETS, SPI_MINIMUM, IpAddress, Nai, check_spi, shared_nai
 from kdc.wire import numbers
 from kdc.wire.cursor import Reader
 from kdc.wire.numbers import Kind
@@ -26,6 +20,8 @@ _HEADER: Final = struct.Struct(">BBHBBHI")  # 4.1: type, 0, length, content type
 _ENCRYPTED: Final = 0x80
 _CVSE_FRAME: Final = struct.Struct(">BBHIH")
 _NVSE_FRAME: Final = struct.Struct(">BBHIH")
+EXTENSION_HEADER_OCTETS: Final = _HEADER.size
+CVSE_HEADER_OCTETS: Final = _CVSE_FRAME.size
 _SEALED_LENGTHS: Final = frozenset(
     bucket + numbers.SEAL_TAG_OCTETS for bucket in numbers.SEAL_BUCKETS
 )
@@ -170,7 +166,7 @@ def decode_nai(info: bytes) -> Nai:
 def _check_fa_nai(info: bytes) -> None:
     if len(info) > MAXIMUM_FA_NAI_OCTETS:
         raise Malformed("NAI length")
-    Nai(info)
+    shared_nai(info)
 
 
 def decode_ip(info: bytes) -> IpAddress:

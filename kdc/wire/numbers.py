@@ -24,6 +24,14 @@ NORMAL_VENDOR: Final = 134  # RFC 3115 §2.2
 FIRST_SKIPPABLE: Final = 128  # RFC 5944 §1.8: unknown ones from here on are skipped
 AUTHENTICATOR_OCTETS: Final = 32  # HMAC-SHA-256
 
+# Agent discovery.
+MOBILE_IP_PORT: Final = 434  # RFC 5944 §3.3: UDP
+ROUTER_ADVERTISEMENT: Final = 9  # RFC 1256 §3: ICMP types
+ROUTER_SOLICITATION: Final = 10
+PADDING: Final = 0  # RFC 5944 §2.1.3: one octet, without a length
+MOBILITY_AGENT: Final = 16  # RFC 5944 §2.1.1
+PREFIX_LENGTHS: Final = 19  # RFC 5944 §2.1.2
+
 # Vendor-Types of PROTOCOL 4.1 (Figs 8-11).
 TYPE_NAI: Final = 1
 TYPE_IP: Final = 2

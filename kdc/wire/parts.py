@@ -9,12 +9,12 @@ from dataclasses import dataclass
 from typing import Final
 
 from kdc.errors import Malformed, UnknownVendor
-from kdc.model import MAXIMUM_NAI_OCTETS, Nai, Pair, check_spi
+from kdc.model import MAXIMUM_NAI_OCTETS, Nai, Pair, check_spi, shared_nai
 from kdc.wire import numbers
 from kdc.wire.cursor import Reader
 from kdc.wire.extensions import Extension, encode_cvse, encode_extension, read_cvse, read_extension
 from kdc.wire.numbers import Kind
-from kdc.wire.payloads import decode_sa_payload
+from kdc.wire.payloads import ReadSaPayload, decode_sa_payload
 
 LAYER2: Final = (numbers.LAYER2_ETHERNET, numbers.LAYER2_IMSI, numbers.LAYER2_MIN)
 
@@ -42,7 +42,7 @@ class Part:
     """The critical extensions of one party: at most one of each kind, one payload of each pair."""
 
     extensions: dict[Kind, Extension]
-    sa_payloads: dict[Pair, bytes]
+    sa_payloads: dict[Pair, ReadSaPayload]
 
     def find(self, kind: Kind) -> Extension | None:
         return self.extensions.get(kind)
@@ -89,7 +89,7 @@ def read_realm(reader: Reader) -> Nai:
         octets = body.rest()
     if len(octets) < 2 or octets[:1] != b"@":
         raise Malformed("131 shows a user")
-    return Nai(octets)
+    return shared_nai(octets)
 
 
 def read_part(reader: Reader, vendor_id: int, rule: Rule) -> tuple[Part, Authenticator | None]:
@@ -116,12 +116,13 @@ def read_part(reader: Reader, vendor_id: int, rule: Rule) -> tuple[Part, Authent
 def _add(part: Part, vendor_type: int, body: Reader, rule: Rule) -> None:
     if vendor_type == numbers.TYPE_SA_PAYLOAD:
         octets = body.rest()
-        pair = decode_sa_payload(octets).pair
+        payload = decode_sa_payload(octets)
+        pair = payload.pair
         if pair not in rule.pairs:
             raise Malformed("SA payload of a pair that has no place here")
         if pair in part.sa_payloads:
             raise Malformed("SA payload of a pair twice")
-        part.sa_payloads[pair] = octets
+        part.sa_payloads[pair] = ReadSaPayload(octets, payload)
         return
     if vendor_type not in _VENDOR_TYPES:
         raise UnknownVendor("unknown Vendor-Type")
@@ -174,14 +175,21 @@ def encode_realm(realm: Nai) -> bytes:
     return bytes((numbers.MOBILE_NODE_NAI, len(realm.octets))) + realm.octets
 
 
-def encode_part(vendor_id: int, sa_payloads: list[bytes], extensions: list[Extension]) -> bytes:
-    """The CVSEs of one party: SA payloads, then extensions."""
-    frames = [encode_cvse(vendor_id, numbers.TYPE_SA_PAYLOAD, octets) for octets in sa_payloads]
-    frames += [
-        encode_cvse(vendor_id, extension.kind.type, encode_extension(extension))
-        for extension in extensions
-    ]
-    return b"".join(frames)
+def encode_sa_payloads(vendor_id: int, sa_payloads: list[bytes]) -> bytes:
+    """The CVSEs of SA payloads, always in the clear."""
+    return b"".join(
+        [encode_cvse(vendor_id, numbers.TYPE_SA_PAYLOAD, octets) for octets in sa_payloads]
+    )
+
+
+def encode_extensions(vendor_id: int, extensions: list[Extension]) -> bytes:
+    """The CVSEs of extensions of 4.1."""
+    return b"".join(
+        [
+            encode_cvse(vendor_id, extension.kind.type, encode_extension(extension))
+            for extension in extensions
+        ]
+    )
 
 
 def encode_authenticator_head(type_: int, spi: int) -> bytes:

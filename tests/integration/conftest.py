@@ -1,4 +1,4 @@
-"""The two domains of the integration tests, started by each test that wants them."""
+"""The two domains of the integration tests, and machines in network namespaces."""
 
 from __future__ import annotations
 
@@ -9,6 +9,7 @@ import pytest
 
 from tests.conftest import PostgresServer
 from tests.integration.domains import Domains
+from tests.integration.namespaces import Namespaces, why_not
 
 
 @pytest.fixture
@@ -20,3 +21,16 @@ def domains(tmp_path: Path, postgres: PostgresServer, database_name: str) -> Ite
         yield both
     finally:
         both.kill_all()
+
+
+@pytest.fixture
+def namespaces() -> Iterator[Namespaces]:
+    """No machine yet; whatever the test adds and starts is gone afterwards."""
+    refused = why_not()
+    if refused is not None:
+        pytest.skip(f"REAL ICMP IS NOT TESTED HERE: {refused}")
+    machines = Namespaces()
+    try:
+        yield machines
+    finally:
+        machines.remove()

@@ -12,7 +12,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from aaa.demo import free_address, write_configurations
+from aaa.demo.configurations import free_address, write_configurations
 from aaa.net.advertisement import read_advertisement
 from aaa.net.udp import Address
 from aaa.roles.mobile_node import Heard

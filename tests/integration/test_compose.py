@@ -149,6 +149,7 @@ def test_home_reads_its_configuration(
 ) -> None:
     service = compose["services"]["home"]
     home = load_home(mounted(service, secrets, tmp_path))
+    assert home.database is not None
     assert home.database.url.startswith("postgresql://roamkey@postgres/roamkey?passfile=")
     assert home.home.listen[0] == f"{address_in(service, 'roaming')}:1812"
     foreign = ip_address(address_in(compose["services"]["foreign"], "roaming"))

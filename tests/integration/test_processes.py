@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import os
 import random
 import time
 from collections.abc import Iterator
@@ -10,9 +11,17 @@ from pathlib import Path
 
 import psycopg
 
-from aaa.demo import free_address
+from aaa.demo.configurations import free_address
 from aaa.net.mobile_ip import MobileIpSocket
-from aaa.roles.mobile_node import Heard, MobileNodeState, Registered, accept_reply, build_request
+from aaa.roles.mobile_node import (
+    Heard,
+    MobileNodeState,
+    Registered,
+    accept_reply,
+    build_request,
+    next_spi,
+)
+from aaa.roles.mobile_node_terms import MnTerms, Negotiation
 from aaa.serve.mobile_node import Retransmission, exchange
 from kdc.crypto.key0 import fingerprint_key
 from kdc.model import DEFAULT_VENDOR_ID, Enrolment, Pair
@@ -23,6 +32,7 @@ from tests.integration.domains import Domains
 NODES = 200
 ROUNDS = 5
 AT_ONCE = 32
+TERMS = MnTerms()  # pair 1 with forward secrecy, as a node offers by default
 PATIENCE = Retransmission(timeout_s=4, retries=3)
 
 
@@ -36,11 +46,16 @@ class Node:
 
     async def register(self, domains: Domains, heard: Heard, now: float) -> None:
         self.state, pending = build_request(
-            self.state, heard, lifetime_s=600, now=now, entropy=self._rng.randbytes
+            self.state,
+            heard,
+            lifetime_s=600,
+            now=now,
+            entropy=self._rng.randbytes,
+            offers=Negotiation().offer(TERMS, spi=next_spi(self.state), entropy=os.urandom)[1],
         )
         async with MobileIpSocket.open(domains.ports["agent"]) as link:
             self.state, answer = await exchange(
-                link, self.state, pending, PATIENCE, vendor_id=DEFAULT_VENDOR_ID
+                link, self.state, pending, PATIENCE, terms=TERMS, vendor_id=DEFAULT_VENDOR_ID
             )
         assert isinstance(answer, Registered), answer
         self.answers.append(answer)

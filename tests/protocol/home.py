@@ -7,17 +7,22 @@ decisions; the real store has its own tests on a real PostgreSQL.
 from __future__ import annotations
 
 import dataclasses
+import os
+from collections.abc import Callable
 from ipaddress import IPv4Address
 from typing import Any
 
-from aaa.exchange import AccessReject, AccessRequest, Peer
+from aaa.exchange import AccessReject, AccessRequest, AccessResponse, Peer
 from aaa.roles.home_aaa import admit
-from aaa.roles.home_agent import HomeAgent, HomeAgentPolicy, read_request
-from aaa.serve.registrar import Registrar, Settled
+from aaa.roles.home_agent import Agreeable, Deny, Grant, HomeAgent, HomeAgentPolicy
+from aaa.roles.home_agent_request import read_request
+from aaa.roles.home_agent_terms import Exponentiation
+from aaa.serve.registrar import Registrar
 from kdc.center import KeyDistributionCenter
-from kdc.errors import RemoteError
-from kdc.model import HomeAddressKind, Identification, Nai, Secret
-from kdc.records import Record, RecordChange, StoredRecord
+from kdc.crypto.dh import DhJob, DhShare, private_octets, respond, verify_user_group
+from kdc.errors import NotAcceptable, RemoteError
+from kdc.model import HomeAddressKind, Identification, Nai, Pair, Secret
+from kdc.records import Issued, Record, RecordChange, StoredRecord
 
 
 def new_record(
@@ -98,6 +103,18 @@ class MemoryStore:
         self.stored = StoredRecord(dataclasses.replace(record, **after), self.stored.key0, outcome)
 
 
+@dataclasses.dataclass(frozen=True)
+class Handled:
+    """A response, and what was issued or repeated for it."""
+
+    response: AccessResponse
+    issued: Issued | None = None
+
+    @property
+    def code(self) -> int:
+        return self.response.code if isinstance(self.response, AccessReject) else 0
+
+
 class MemoryHome:
     """Home AAA, home agent and KDC in one object: one request in, one outcome out."""
 
@@ -107,13 +124,17 @@ class MemoryHome:
         policy: HomeAgentPolicy,
         center: KeyDistributionCenter,
         allocator: Any,
+        entropy: Callable[[int], bytes],
     ) -> None:
         self.store = store
         self.policy = policy
-        self.registrar = Registrar(HomeAgent(policy), center, Secret(bytes(32)))
+        self.center = center
+        self.registrar = Registrar(HomeAgent(policy))
         self.allocator = allocator
+        self.entropy = entropy
+        self.exponentiations = 0
 
-    def handle(self, access: AccessRequest, peer: Peer, now: float) -> Settled:
+    def handle(self, access: AccessRequest, peer: Peer, now: float) -> Handled:
         """Steps 4-9 of the cycle, the commit between decision and reply."""
         try:
             admitted = admit(
@@ -123,15 +144,39 @@ class MemoryHome:
                 home_agents=frozenset({self.policy.address}),
             )
             if isinstance(admitted, AccessReject):
-                return Settled(admitted, None, None)
+                return Handled(admitted)
             structured = read_request(access, vendor_id=self.policy.vendor_id)
-            stored = self.store.find(structured.request.mhae.spi)
-            settled = self.registrar.settle(structured, stored, peer, self.allocator, now=now)
+            spi = structured.request.mhae.spi
+            admission = self.center.admit(self.store.find(spi), spi, clock=now)
+            verdict = self.registrar.judge(structured, admission, peer)
+            if isinstance(verdict, Agreeable):
+                verdict = self._conclude(verdict)
+            decision = self.registrar.decide(verdict, admission)
+            prepared = self.center.prepare(decision, self.allocator, Secret(bytes(32)))
         except RemoteError as error:
-            return Settled(AccessReject(error.reply_code), None, None)
-        if settled.change is not None:
-            self.store.commit(settled.change, now)
-        return settled
+            return Handled(AccessReject(error.reply_code))
+        if prepared.change is not None:
+            self.store.commit(prepared.change, now)
+        outcome = prepared.settled.outcome
+        response = self.registrar.respond(verdict.opened, prepared.settled)
+        return Handled(response, outcome if isinstance(outcome, Issued) else None)
+
+    def _conclude(self, agreeable: Agreeable) -> Grant | Deny:
+        shares: dict[Pair, DhShare | None] = {}
+        for wanted in agreeable.exponentiations:
+            self.exponentiations += 1
+            private = Secret(self.draw_private(wanted))
+            try:
+                group = wanted.group
+                if not group.is_verified:
+                    group = verify_user_group(group, os.urandom)
+                shares[wanted.pair] = respond(DhJob(group, private, wanted.peer_value))
+            except NotAcceptable:
+                shares[wanted.pair] = None
+        return self.registrar.home_agent.conclude(agreeable, shares)
+
+    def draw_private(self, wanted: Exponentiation) -> bytes:
+        return self.entropy(private_octets(wanted.group))
 
 
 def identification(pair: list[int] | None) -> Identification | None:

@@ -1,6 +1,6 @@
 """Whole cycles and scenarios of the golden vectors through the product's own roles.
 
-Here run those that negotiate nothing: the stateful mode of section 7.1.
+Every packet, every key at every party, and every state of a record, octet for octet.
 """
 
 from __future__ import annotations
@@ -14,7 +14,9 @@ import pytest
 
 from aaa.exchange import AccessAccept, AccessChallenge, AccessReject, AccessRequest, Peer
 from aaa.roles.foreign_agent import FaIdentity, FaKey, ForeignAgent, Relayed
+from aaa.roles.foreign_agent_terms import FaTerms
 from aaa.roles.home_agent import HomeAgentPolicy
+from aaa.roles.home_agent_terms import Exponentiation, HomeTerms, count_reply_octets
 from aaa.roles.mobile_node import (
     DeniedByHome,
     Deregistered,
@@ -24,7 +26,9 @@ from aaa.roles.mobile_node import (
     accept_reply,
     build_request,
 )
-from kdc.center import KeyDistributionCenter, make_wrapping_key
+from aaa.roles.mobile_node_terms import MnTerms
+from kdc.center import KeyDistributionCenter, make_association, make_wrapping_key, parties_of
+from kdc.crypto.dh import FIXED_GROUPS, DhKey, user_group
 from kdc.crypto.hpke import X25519Key
 from kdc.model import (
     Enrolment,
@@ -37,13 +41,16 @@ from kdc.model import (
     SecurityAssociation,
     Suite,
 )
-from kdc.records import Denied, Issued, IssuedAssociation, VerifiedRegistration, WrappingKey
+from kdc.negotiation import Policy, PreparedOffer
+from kdc.records import Denied, Issued, Terms, VerifiedRegistration, WrappingKey
 from kdc.wire.advertisement import (
     FaAnnouncement,
     decode_announcement,
     decode_fa_public_key,
 )
 from kdc.wire.numbers import Kind
+from kdc.wire.payloads import KeA, KeB, decode_sa_payload
+from tests.protocol.agents import EVERYTHING, terms_offering
 from tests.protocol.home import MemoryHome, MemoryStore, identification, new_record
 from tests.vectors_loader import Vector, octets, vector_id, vectors
 
@@ -89,20 +96,19 @@ class DrawnCenter(KeyDistributionCenter):
 
     def issue(self, verified: VerifiedRegistration, allocator: Any, *, now: float) -> Issued:
         draws = self.draws
+        base = super().issue(dataclasses.replace(verified, terms=()), allocator, now=now)
+        parties = parties_of(verified, draws["alias"], base.home_address)
         associations = tuple(
-            IssuedAssociation(
-                pair,
-                int.from_bytes(draws[f"spi{int(pair)}"], "big"),
-                draws[f"key_name{int(pair)}"],
-                verified.lifetime_s,
-                Mode.STATEFUL,
-                0,
-                verified.suites,
-                Secret(draws[f"secret{int(pair)}"]),
+            make_association(
+                terms,
+                int.from_bytes(draws[f"spi{int(terms.pair)}"], "big"),
+                draws[f"key_name{int(terms.pair)}"],
+                Secret(draws.get(f"secret{int(terms.pair)}") or b""),
+                parties,
+                verified.identification.octets,
             )
-            for pair in verified.pairs
+            for terms in verified.terms
         )
-        base = super().issue(dataclasses.replace(verified, pairs=()), allocator, now=now)
         issued = self.made[draws["class"]] = dataclasses.replace(
             base,
             alias=draws["alias"],
@@ -133,32 +139,86 @@ class DrawnCenter(KeyDistributionCenter):
 # --- registration.json ----------------------------------------------------------------------
 
 
-def _negotiates_nothing(vector: Vector) -> bool:
-    given = vector["in"]
-    return (
-        not given["offers"]
-        and not given["offer3"]
-        and not given["fa_sa_payload"]
-        and all(mode == 2 for mode in given["home"].get("default_mode", {}).values())
+_CYCLES = vectors("registration")
+_CHACHA = Suite(3, 28)
+# What the vectors' parties will not take is not among their inputs.
+_HOME_TAKES_CHACHA_ALONE = (
+    "p-registration-no-proposal",
+    "p-registration-no-proposal-2",
+    "p-registration-no-proposal-3",
+    "p-registration-counter-proposal",
+)
+
+
+def test_every_cycle_is_run() -> None:
+    assert len(_CYCLES) == 42
+
+
+def _negotiated_by(vector: Vector) -> Policy:
+    """A policy that allows what the vector switches on, and all algorithms."""
+    home = vector["in"]["home"]
+    return dataclasses.replace(
+        EVERYTHING,
+        raw_dh=home["raw_dh"],
+        formula_5=home["formula_5"],
+        clear_fa_keys=home["fa_keys"] == "clear",
     )
 
 
-_CYCLES = [vector for vector in vectors("registration") if _negotiates_nothing(vector)]
-
-
-def test_the_cycles_are_the_stateful_ones() -> None:
-    assert len(_CYCLES) == 15
-
-
-def _policy(given: Vector) -> HomeAgentPolicy:
+def _policy(vector: Vector) -> HomeAgentPolicy:
+    given = vector["in"]
     home = given["home"]
+    policies = {
+        pair: dataclasses.replace(
+            _negotiated_by(vector), default_mode=Mode(home["default_mode"][str(int(pair))])
+        )
+        for pair in Pair
+    }
+    if vector["id"] in _HOME_TAKES_CHACHA_ALONE:
+        counters = ((_CHACHA,),) if vector["id"].endswith("counter-proposal") else ()
+        policies[Pair.MN_HA] = Policy(suites=frozenset({_CHACHA}), preferred=counters)
     return HomeAgentPolicy(
         address=IPv4Address(octets(given["mn"]["home_agent"])),
         nai=Nai(octets(home["nai"])),
         realm=octets(given["mn"]["realm"]).decode(),
         maximum_lifetime_s=home["max_lifetime"],
-        suites=tuple(Suite(*suite) for suite in home["default_suites"]),
+        terms=HomeTerms(policies, tuple(Suite(*suite) for suite in home["default_suites"])),
     )
+
+
+def _fa_terms(vector: Vector) -> FaTerms:
+    """Terms by which the FA answers as the vector's, and offers what the vector's offers."""
+    given = vector["in"]
+    policies = dict.fromkeys(Pair, _negotiated_by(vector))
+    if vector["id"] == "p-registration-fa-counter-proposal":
+        policies[Pair.MN_FA] = Policy(suites=frozenset({_CHACHA}), preferred=((_CHACHA,),))
+    return terms_offering(octets(given["offer3"] or ""), policies)
+
+
+def _offers(given: Vector) -> tuple[PreparedOffer, ...]:
+    """The MN's offers with the keys that the vector names."""
+    prepared = []
+    for pair, offered in given["offers"].items():
+        payload = decode_sa_payload(octets(offered))
+        privates = given["dh_private"].get(f"mn_pair{pair}", {})
+        keys = []
+        for ke in payload.proposals[-1].key_exchanges:
+            if isinstance(ke, KeB):
+                group = user_group(ke.prime, ke.generator)
+                keys.append(DhKey.of(group, Secret(octets(privates["241"]))))
+            elif isinstance(ke, KeA):
+                private = Secret(octets(privates[str(ke.group)]))
+                keys.append(DhKey.of(FIXED_GROUPS[ke.group], private))
+        prepared.append(PreparedOffer(octets(offered), payload, tuple(keys)))
+    return tuple(prepared)
+
+
+class DrawnHome(MemoryHome):
+    """A home whose private values are those of a vector."""
+
+    def draw_private(self, wanted: Exponentiation) -> bytes:
+        assert isinstance(self.center, DrawnCenter)
+        return self.center.draws[f"dh{int(wanted.pair)}"]
 
 
 def _store(given: Vector) -> MemoryStore:
@@ -204,6 +264,7 @@ def _access(given: Vector, request: bytes) -> AccessRequest:
         fa_nai=Nai(octets(fa.get("asserted_nai") or fa["nai"])),
         registration_request=request,
         fa_public_keys=tuple(octets(key["attribute_3"]) for key in fa["keys"]),
+        fa_sa_payload=octets(given["fa_sa_payload"]),
     )
 
 
@@ -235,6 +296,7 @@ def test_cycle(vector: Vector) -> None:  # noqa: PLR0915 - one story
         other = FaAnnouncement(Nai.parse("fa2@visited.example"), heard.announcement.fk)
         heard = dataclasses.replace(heard, announcement=other)
     store = _store(given)
+    offers = _offers(given)
     state, pending = build_request(
         state,
         heard,
@@ -243,8 +305,29 @@ def test_cycle(vector: Vector) -> None:  # noqa: PLR0915 - one story
         entropy=lambda length: sent.low.to_bytes(length, "big"),
         home_address=store.record.current_home_address or IPv4Address(0),
         layer2=l2,
+        offers=offers,
     )
     assert pending.octets == octets(out["request"])
+
+    access = _access(given, pending.octets)
+    agent = ForeignAgent(
+        FaIdentity(
+            access.fa_nai,
+            access.nas_address,
+            pending.heard.care_of_address,
+            b"fa1",
+            clear_keys=given["home"]["fa_keys"] == "clear",
+        ),
+        _fa_terms(vector),
+    )
+    agent._keys = tuple(
+        FaKey(X25519Key.of(Secret(octets(key["x25519_private"]))), key["spi"], 0.0)
+        for key in given["fa"]["keys"]
+    )
+    relayed = agent.on_request(pending.octets, ("link", 1))
+    assert isinstance(relayed, Relayed)
+    assert relayed.access.fa_sa_payload == octets(given["fa_sa_payload"])
+    assert relayed.access == access
 
     center = DrawnCenter()
     draws = given["home"]["draws"]
@@ -252,47 +335,68 @@ def test_cycle(vector: Vector) -> None:  # noqa: PLR0915 - one story
         draws = _first_use_of_w(given) | draws  # section 8: W is used again within 600 s
     center.draws = NamedDraws(draws, given["home"]["home_address"])
     peer = dataclasses.replace(_VISITED, clear_fa_keys=given["home"]["fa_keys"] == "clear")
-    home = MemoryHome(store, _policy(given), center, center.draws)
-    access = _access(given, pending.octets)
-    settled = home.handle(access, peer, given["now"])
-    response = settled.response
+    home = DrawnHome(store, _policy(vector), center, center.draws, bytes)
+    handled = home.handle(access, peer, given["now"])
+    response = handled.response
     code = {AccessAccept: 2, AccessReject: 3, AccessChallenge: 11}[type(response)]
     assert code == out["radius_code"]
     if isinstance(response, AccessReject):
         return
     assert response.registration_reply == octets(out["reply"])
+    _check_home_keys(handled.issued, out.get("keys_ha") or {})
+    _check_length(handled.issued, response.registration_reply, home.policy)
 
-    identity = FaIdentity(
-        access.fa_nai,
-        access.nas_address,
-        pending.heard.care_of_address,
-        b"fa1",
-        clear_keys=given["home"]["fa_keys"] == "clear",
-    )
-    agent = ForeignAgent(identity)
-    agent._keys = tuple(
-        FaKey(X25519Key.of(Secret(octets(key["x25519_private"]))), key["spi"], 0.0)
-        for key in given["fa"]["keys"]
-    )
-    relayed = agent.on_request(pending.octets, ("link", 1))
-    assert isinstance(relayed, Relayed)
     delivery = agent.on_response(relayed, response)
     assert delivery.octets == octets(out["relay"])
-    _check_keys(delivery.associations, out.get("keys_fa", {}))
+    _check_keys(delivery.associations, out.get("keys_fa") or {})
 
-    before = state
-    state, answer = accept_reply(before, pending, delivery.octets, now=given["now"])
+    policies = dict.fromkeys(Pair, _negotiated_by(vector))
+    state, answer = accept_reply(
+        state, pending, delivery.octets, now=given["now"], terms=MnTerms(policies, {})
+    )
     if out["next_spis"] and not mn["static"]:
         assert list(state.unspent) == out["next_spis"]
     if isinstance(answer, Registered):
         assert answer.lifetime_s == out["lifetime"]
         assert answer.home_address == IPv4Address(octets(out["home_address"]))
         assert answer.alias == Nai(octets(out["alias"]))
-        _check_keys((answer.mn_ha, answer.mn_fa), out["keys_mn"])
+        _check_keys(answer.associations, out["keys_mn"])
     elif isinstance(answer, DeniedByHome):
         assert answer.code == out["reply_code"]
     else:
         assert isinstance(answer, Deregistered) and out["lifetime"] == 0
+
+
+def _check_length(issued: Issued | None, reply: bytes, policy: HomeAgentPolicy) -> None:
+    """What is computed before keys are made holds for the reply, and is not far off."""
+    if issued is None or not issued.associations:
+        return
+    terms = tuple(
+        Terms(
+            item.pair,
+            item.mode,
+            item.derivation,
+            item.suites,
+            item.lifetime_s,
+            answered=item.answered,
+            carrier=item.carrier,
+        )
+        for item in issued.associations
+    )
+    nai_octets, realm_octets = len(policy.nai.octets), len(policy.realm)
+    most = count_reply_octets(terms, nai_octets=nai_octets, realm_octets=realm_octets)
+    assert len(reply) <= most <= len(reply) + 400
+
+
+def _check_home_keys(issued: Issued | None, expected: dict[str, str | None]) -> None:
+    """KEY1 and KEY2 as home holds them; of the other pairs it keeps none."""
+    held = {str(int(a.pair)): a.keys for a in issued.associations} if issued is not None else {}
+    assert set(held) == set(expected)
+    for pair, keys in held.items():
+        if pair in ("1", "3"):
+            assert keys == Secret(octets(expected[pair] or ""))
+        else:
+            assert keys is None
 
 
 def _check_keys(associations: tuple[SecurityAssociation, ...], expected: dict[str, Any]) -> None:
@@ -302,13 +406,14 @@ def _check_keys(associations: tuple[SecurityAssociation, ...], expected: dict[st
         assert item.spi == want["spi"]
         assert item.lifetime_s == want["lifetime"]
         assert item.key_name == octets(want["key_name"])
+        assert (item.mode, item.derivation) == (want["mode"], want["derivation"])
+        assert [[s.protocol_id, s.transform_id] for s in item.suites] == want["suites"]
         assert item.keys == Secret(octets(want["keys"]))
 
 
 # --- scenario.json --------------------------------------------------------------------------
 
-_NEGOTIATED = {"p-scenario-duplicate-denied", "p-scenario-rounds"}  # counter-proposals: section 6
-_SCENARIOS = [vector for vector in vectors("scenario") if vector["id"] not in _NEGOTIATED]
+_SCENARIOS = vectors("scenario")
 _DYNAMIC = ["0ac8000a", "0ac8000b"]
 
 
@@ -363,6 +468,7 @@ def _scenario_home(given: Vector) -> tuple[MemoryHome, DrawnCenter, MemoryStore]
         maximum_lifetime_s=home["max_lifetime"],
         window_s=home["window"],
         registrations_per_minute=home["per_minute"],
+        terms=HomeTerms({pair: _scenario_policy(home, pair) for pair in Pair}, (Suite(3, 20),)),
         pinned_keys=pinned,
     )
     address = record["home_address"]
@@ -379,7 +485,18 @@ def _scenario_home(given: Vector) -> tuple[MemoryHome, DrawnCenter, MemoryStore]
         Secret(octets(record["key0"])),
     )
     center = DrawnCenter()
-    return MemoryHome(store, policy, center, NamedDraws({})), center, store
+    return MemoryHome(store, policy, center, NamedDraws({}), bytes), center, store
+
+
+def _scenario_policy(home: Vector, pair: Pair) -> Policy:
+    own = (home.get("policy") or {}).get(str(int(pair)))
+    if own is None:
+        return Policy(preferred=())
+    counter = own["counter"]
+    return Policy(
+        suites=frozenset(Suite(*suite) for suite in own["suites"]),
+        preferred=(tuple(Suite(*suite) for suite in counter),) if counter else (),
+    )
 
 
 def test_pairs_are_those_of_the_figure() -> None:

@@ -10,15 +10,30 @@ from ipaddress import IPv4Address
 
 from aaa.exchange import AccessAccept, AccessRequest, AccessResponse, Peer
 from aaa.roles.foreign_agent import Delivery, FaIdentity, ForeignAgent, Relayed
-from aaa.roles.home_agent import HomeAgentPolicy
-from aaa.roles.mobile_node import Heard, MobileNodeState, Pending, build_request
+from aaa.roles.foreign_agent_terms import FaTerms
+from aaa.roles.home_agent import DEFAULT_TERMS, HomeAgentPolicy
+from aaa.roles.home_agent_terms import HomeTerms
+from aaa.roles.mobile_node import (
+    Answer,
+    DeniedByHome,
+    Heard,
+    MobileNodeState,
+    Pending,
+    Registered,
+    accept_reply,
+    build_request,
+    next_spi,
+)
+from aaa.roles.mobile_node_terms import MnTerms, Negotiation
 from kdc.center import KeyDistributionCenter
 from kdc.model import Enrolment, HomeAddressKind, Nai, Secret
+from kdc.negotiation import PreparedOffer, Standing
 from tests.protocol.home import MemoryHome, MemoryStore, new_record
 
 VISITED = Peer("visited", frozenset({"visited.example"}))
 EPOCH = 1_800_000_000.0
 HOME_AGENT = IPv4Address("192.0.2.1")
+NO_OFFERS = MnTerms(plans={})
 Tamper = Callable[[AccessRequest], AccessRequest]
 
 
@@ -54,6 +69,9 @@ class World:
     kind: HomeAddressKind = HomeAddressKind.HIDDEN
     static: bool = False
     now: float = EPOCH
+    home_terms: HomeTerms = DEFAULT_TERMS
+    fa_terms: FaTerms = field(default_factory=FaTerms)
+    mn_terms: MnTerms = field(default_factory=lambda: NO_OFFERS)
     rng: random.Random = field(init=False)
 
     def __post_init__(self) -> None:
@@ -63,17 +81,21 @@ class World:
         spis = tuple(self.allocator.take_key0() for _ in range(1 if self.static else 4))
         address = None if self.kind is HomeAddressKind.DYNAMIC else IPv4Address("10.1.2.3")
         record = new_record(spis=spis, static=self.static, kind=self.kind, home_address=address)
-        self.policy = HomeAgentPolicy(HOME_AGENT, Nai.parse("ha1@home.example"), "home.example")
+        self.policy = HomeAgentPolicy(
+            HOME_AGENT, Nai.parse("ha1@home.example"), "home.example", terms=self.home_terms
+        )
         self.store = MemoryStore(record, key0)
         self.home = MemoryHome(
             self.store,
             self.policy,
             KeyDistributionCenter(self.rng.randbytes),
             self.allocator,
+            self.rng.randbytes,
         )
         self.node = MobileNodeState.enrolled(
             Enrolment(record.nai, key0, spis, HOME_AGENT, self.policy.nai, "home.example")
         )
+        self.negotiation = Negotiation()
         self.agents = [self._agent(1, "198.51.100.7"), self._agent(2, "198.51.100.8")]
 
     def _agent(self, number: int, address: str) -> ForeignAgent:
@@ -83,7 +105,7 @@ class World:
             IPv4Address(address),
             b"fa%d" % number,
         )
-        agent = ForeignAgent(identity)
+        agent = ForeignAgent(identity, self.fa_terms)
         agent.rotate_key(now=self.now, entropy=self.rng.randbytes)
         return agent
 
@@ -91,16 +113,59 @@ class World:
         identity = agent.identity
         return Heard(agent.announcement, identity.address, identity.care_of_address)
 
-    def request(self, agent: ForeignAgent, *, lifetime_s: int = 600) -> Pending:
-        """Step 1; the node's state is stored."""
+    def request(
+        self,
+        agent: ForeignAgent,
+        *,
+        lifetime_s: int = 600,
+        offers: tuple[PreparedOffer, ...] | None = None,
+    ) -> Pending:
+        """Step 1 with what the node's terms offer, or `offers`; the node's state is stored."""
+        if offers is None:
+            offers = self.offers() if lifetime_s else ()
         self.node, pending = build_request(
             self.node,
             self.heard(agent),
             lifetime_s=lifetime_s,
             now=self.now,
             entropy=self.rng.randbytes,
+            offers=offers,
         )
         return pending
+
+    def offers(self) -> tuple[PreparedOffer, ...]:
+        """The next round's offers, their public values fresh."""
+        if self.negotiation.standing is Standing.AGREED:
+            self.negotiation = Negotiation()  # a renewal is negotiated anew
+        self.negotiation, offers = self.negotiation.offer(
+            self.mn_terms, spi=next_spi(self.node), entropy=self.rng.randbytes
+        )
+        return offers
+
+    def accept(self, pending: Pending, octets: bytes) -> Answer:
+        """Step 12; the node's state and negotiation are stored."""
+        self.node, answer = accept_reply(
+            self.node, pending, octets, now=self.now, terms=self.mn_terms
+        )
+        if isinstance(answer, Registered):
+            self.negotiation = self.negotiation.accepted()
+        elif isinstance(answer, DeniedByHome) and answer.is_negotiable:
+            self.negotiation = self.negotiation.refused(pending.offers, answer.counter_proposals)
+        return answer
+
+    def exchange(self, agent: ForeignAgent) -> tuple[Delivery, Answer]:
+        """One request and its answer, whatever they are."""
+        return self.exchange_with(agent, self.offers())
+
+    def exchange_with(
+        self, agent: ForeignAgent, offers: tuple[PreparedOffer, ...]
+    ) -> tuple[Delivery, Answer]:
+        """The same with these offers."""
+        pending = self.request(agent, offers=offers)
+        relayed = self.relay(agent, pending.octets)
+        self.answered = self.ask_home(relayed)
+        delivery = self.deliver(agent, relayed, self.answered)
+        return delivery, self.accept(pending, delivery.octets)
 
     def relay(self, agent: ForeignAgent, octets: bytes) -> Relayed:
         """Steps 2 and 3."""

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import re
-from ipaddress import IPv4Address
+from ipaddress import IPv4Address, IPv6Address
 from pathlib import Path
 
 import pytest
@@ -14,15 +14,16 @@ from aaa.config import (
     AgentConfig,
     HomeConfig,
     MobileNodeConfig,
+    TlsServer,
+    TlsSettings,
     load_agent,
     load_any,
     load_foreign,
     load_home,
     load_mobile_node,
 )
-from aaa.roles.home_agent_reply import alias_nai
-from kdc.config import ConfigurationError, load_kdc, read_secret_file
-from kdc.model import Nai, Secret, Suite
+from kdc.config import ConfigurationError, StrictModel, load, load_kdc, read_secret_file
+from kdc.model import Nai, Secret, alias_nai
 
 SECRET = b"correct horse battery staple"
 
@@ -128,7 +129,7 @@ def test_home_is_read_with_its_defaults(folder: Path) -> None:
     assert config.home.nai == Nai.parse("ha@home.example")
     assert config.home.address == IPv4Address("192.0.2.1")
     assert (config.home.maximum_lifetime_s, config.home.window_s) == (1800, 7)
-    assert config.home.default_suites == (Suite(3, 20),)
+    assert config.home.default_suites == ("aes-256-gcm",)
     assert config.client[0].secret_file == Secret(SECRET)
     assert (config.log.level, config.log.format) == ("info", "text")
 
@@ -138,6 +139,7 @@ def test_relative_paths_are_relative_to_the_file(
 ) -> None:
     monkeypatch.chdir("/")
     config = load_home(written(folder, HOME))
+    assert config.database is not None
     assert config.database.url == f"embedded:{folder}/data"
     assert config.database.kek_file == folder / "kek"
     monkeypatch.chdir(folder)
@@ -147,7 +149,9 @@ def test_relative_paths_are_relative_to_the_file(
 def test_kdc_reads_the_same_file(folder: Path) -> None:
     path = written(folder, HOME)
     assert load_kdc(path).database == load_home(path).database
-    assert load_kdc(path).home.nai == load_home(path).home.nai
+    (identity,) = load_kdc(path).identities()
+    home = load_home(path).home
+    assert (identity.nai, identity.address) == (home.nai, home.address)
 
 
 def test_kdc_refuses_an_unknown_key_of_its_own_section(folder: Path) -> None:
@@ -167,6 +171,74 @@ def test_the_other_processes_are_read_and_recognised(folder: Path) -> None:
     for name, text in (("home", HOME), ("foreign", FOREIGN), ("agent", AGENT)):
         assert load_any(written(folder, text))[0] == name
     assert isinstance(load_any(written(folder, HOME))[1], HomeConfig)
+
+
+FILE = 'advertisement_file = "advertisement.json"'
+AGENT_BY_ICMP = AGENT.replace(FILE, 'advertise_on = "eth1"')
+MOBILE_NODE_BY_ICMP = MOBILE_NODE.replace(FILE, 'interface = "wlan0"').replace(
+    'foreign_agent = "127.0.0.1:4340"\n', ""
+)
+
+
+def test_agent_and_node_find_each_other_by_icmp_or_by_a_file(folder: Path) -> None:
+    agent = load_agent(written(folder, AGENT_BY_ICMP)).agent
+    assert (agent.advertise_on, agent.advertisement_file) == ("eth1", None)
+    assert (agent.advertisement_interval_s, agent.advertisement_address) == (10, "224.0.0.1")
+    both = load_agent(written(folder, AGENT.replace(FILE, f'{FILE}\nadvertise_on = "eth1"')))
+    assert (both.agent.advertise_on, both.agent.advertisement_file) == (
+        "eth1",
+        folder / "advertisement.json",
+    )
+    node = load_mobile_node(written(folder, MOBILE_NODE_BY_ICMP)).mobile_node
+    assert (node.interface, node.advertisement_file, node.foreign_agent) == ("wlan0", None, None)
+    without = MOBILE_NODE.replace('foreign_agent = "127.0.0.1:4340"\n', "")
+    assert load_mobile_node(written(folder, without)).mobile_node.foreign_agent is None
+    by_address = MOBILE_NODE_BY_ICMP.replace("wlan0", "198.51.100.254")
+    assert load_mobile_node(written(folder, by_address)).mobile_node.interface == "198.51.100.254"
+
+
+@pytest.mark.parametrize(
+    ("text", "old", "new", "problem"),
+    [
+        (AGENT, FILE, "", "agent: expected advertise_on (an interface) or advertisement_file"),
+        (MOBILE_NODE, FILE, "", "mobile_node: expected either interface or advertisement_file"),
+        (
+            MOBILE_NODE,
+            FILE,
+            f'{FILE}\ninterface = "eth0"',
+            "mobile_node: expected either interface or advertisement_file",
+        ),
+        (
+            AGENT_BY_ICMP,
+            'address = "198.51.100.7"\ncare',
+            'address = "2001:db8::7"\ncare',
+            "agent: expected an IPv4 address in address: advertise_on speaks ICMP",
+        ),
+        (AGENT_BY_ICMP, '"eth1"', '"a name too long"', "agent.advertise_on: expected the name of"),
+        (AGENT_BY_ICMP, '"eth1"', '"sixteen-letters-"', "agent.advertise_on: expected the name"),
+        (MOBILE_NODE_BY_ICMP, '"wlan0"', "0", "mobile_node.interface: expected the name of"),
+        (
+            AGENT_BY_ICMP,
+            '"eth1"',
+            '"eth1"\nadvertisement_interval_s = 0.5',
+            "agent.advertisement_interval_s: expected greater than or equal to 1",
+        ),
+        (
+            AGENT_BY_ICMP,
+            '"eth1"',
+            '"eth1"\nadvertisement_address = "224.0.0.2"',
+            "agent.advertisement_address: expected '224.0.0.1' or '255.255.255.255'",
+        ),
+    ],
+)
+def test_how_they_find_each_other_is_said_where_it_is_wrong(
+    folder: Path, text: str, old: str, new: str, problem: str
+) -> None:
+    assert old in text
+    path = written(folder, text.replace(old, new))
+    with pytest.raises(ConfigurationError, match=re.escape(problem)) as refused:
+        load_any(path)
+    assert len(refused.value.problems) == 1
 
 
 def test_three_processes_can_hand_their_keys_on(folder: Path) -> None:
@@ -228,7 +300,10 @@ def test_a_program_of_another_user_is_given_no_keys(folder: Path) -> None:
     assert "can change" in problems_of(written(folder, text))["keys.command"]
 
 
-@pytest.mark.parametrize("text", [HOME, FOREIGN, AGENT, MOBILE_NODE, AGENT + KEYS])
+@pytest.mark.parametrize(
+    "text",
+    [HOME, FOREIGN, AGENT, MOBILE_NODE, AGENT_BY_ICMP, MOBILE_NODE_BY_ICMP, AGENT + KEYS],
+)
 def test_what_was_understood_is_said_in_the_words_of_the_file(folder: Path, text: str) -> None:
     _, settings = load_any(written(folder, text))
     said = "\n".join(describe_settings(settings))
@@ -261,7 +336,7 @@ def test_an_unknown_key_is_refused(folder: Path, old: str, new: str, key: str) -
         ('address = "192.0.2.1"', "address = 7", "home.address", "expected an IPv4 address"),
         ('realm = "Home.Example"', 'realm = "home"', "home.realm", "expected a realm"),
         ('nai = "ha@home.example"', 'nai = "a b"', "home.nai", "expected a network access id"),
-        ('nai = "ha@home.example"\n', "", "home.nai", "required"),
+        ('nai = "ha@home.example"\n', "", "home", "both nai and address"),
         ("[database]", "[database]\npool_size = '4'", "database.pool_size", "a whole number"),
         ("[database]", "[database]\npool_size = 0", "database.pool_size", "greater than or equal"),
         ("[home]", "[home]\nmaximum_lifetime_s = 65535", "home.maximum_lifetime_s", "65534"),
@@ -393,3 +468,54 @@ def test_a_home_realm_leaves_room_for_an_alias(folder: Path) -> None:
     assert accepted.home.realm == longest
     with pytest.raises(ConfigurationError, match=r"home\.realm: expected at most 45 octets"):
         load_home(written(folder, HOME.replace("Home.Example", "a" + longest)))
+
+
+TLS = """
+[tls]
+certificate_file = "ha.pem"
+key_file = "secret"
+ca_file = "/etc/roamkey/ca.pem"
+
+[[server]]
+name = "center"
+san = ["KDC.Home.Example", "kdc", "192.0.2.9", "2001:db8::9"]
+address = "kdc.home.example:2083"
+"""
+
+
+class OverTls(StrictModel):
+    tls: TlsSettings
+    server: tuple[TlsServer, ...]
+
+
+def test_tls_is_read_with_names_as_certificates_have_them(folder: Path) -> None:
+    config = load(written(folder, TLS), OverTls)
+    assert config.tls.certificate_file == folder / "ha.pem"
+    assert (config.tls.key_file, config.tls.crl_file) == (folder / "secret", None)
+    assert config.server[0].san == (
+        "kdc.home.example",
+        "kdc",
+        IPv4Address("192.0.2.9"),
+        IPv6Address("2001:db8::9"),
+    )
+
+
+@pytest.mark.parametrize(
+    "san", ["*.home.example", "", "a..b", ".a", "a.", "-a.b", "1.2.3", "a b", "a@b", "a/24", "ä.de"]
+)
+def test_what_no_certificate_is_matched_by_is_refused(folder: Path, san: str) -> None:
+    path = written(folder, TLS.replace("192.0.2.9", san))
+    with pytest.raises(ConfigurationError) as refused:
+        load(path, OverTls)
+    (problem,) = refused.value.problems
+    assert problem.key == "server[0].san[2]"
+    assert problem.expected == "expected a DNS name without wildcard, or an IP address"
+
+
+def test_a_tls_key_is_judged_as_every_secret(folder: Path) -> None:
+    (folder / "secret").chmod(0o644)
+    with pytest.raises(ConfigurationError, match=r"tls\.key_file: expected mode .* not 0644"):
+        load(written(folder, TLS), OverTls)
+    (folder / "secret").chmod(0o600)
+    with pytest.raises(ConfigurationError, match=r"server\[0\]\.san: expected at least one"):
+        load(written(folder, re.sub(r"san = .*", "san = []", TLS)), OverTls)

@@ -15,7 +15,14 @@ _BLOCKS = re.findall(r"`([a-z-]+\.toml)`\n\n((?:    .*\n|\n)+)", _README.read_te
 
 def test_there_is_one_of_each() -> None:
     names = [name for name, _ in _BLOCKS]
-    assert names == ["home.toml", "foreign.toml", "agent.toml", "mobile-node.toml"]
+    assert names == [
+        "home.toml",
+        "foreign.toml",
+        "agent.toml",
+        "mobile-node.toml",
+        "home-agent.toml",
+        "kdc.toml",
+    ]
 
 
 @pytest.mark.parametrize(("name", "block"), _BLOCKS, ids=[name for name, _ in _BLOCKS])
@@ -23,7 +30,7 @@ def test_an_example_is_accepted(name: str, block: str, tmp_path: Path) -> None:
     text = "\n".join(line.removeprefix("    ") for line in block.splitlines())
     file = tmp_path / name
     file.write_text(text)
-    for secret in re.findall(r'"([a-z0-9]+\.(?:secret|kek))"', text):
+    for secret in re.findall(r'"([a-z0-9]+\.(?:secret|kek|key))"', text):
         path = tmp_path / secret
         path.write_text("ab" * 32)
         path.chmod(0o600)

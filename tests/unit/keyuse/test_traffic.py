@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from aaa.config import SUITES
+from aaa.policy import SUITES
 from kdc.crypto.key0 import derive_direction_key
 from kdc.errors import LocalError
 from kdc.keyuse.traffic import (

@@ -8,14 +8,15 @@ from ipaddress import IPv4Address
 import pytest
 
 from aaa.exchange import AccessRequest
+from aaa.proxying import Forward, Refuse, take_reply
 from aaa.radius.packet import Attributes
-from aaa.roles.foreign_aaa import Agent, Forward, HomeServer, Refuse, on_reply, route
+from aaa.roles.foreign_aaa import Agent, route
 from kdc.errors import ReplyRefused
 from kdc.model import Nai
 from tests.unit.radius.requests import ACCESS, ATTRIBUTES
 
 AGENT = Agent("fa1", Nai.parse("fa1@visited.example"), IPv4Address("198.51.100.7"), b"fa1")
-HOMES = {"home.example": HomeServer("home"), "back.example": HomeServer("fa1")}
+HOMES = {"home.example": "home", "back.example": "fa1"}
 RECEIVED: Attributes = ((80, bytes(16)), *ATTRIBUTES, (200, b"\x00unknown"))
 NOT_ROUTABLE = ((101, (502).to_bytes(4, "big")),)
 
@@ -35,7 +36,7 @@ def _route(
 def test_everything_else_passes_byte_for_byte() -> None:
     forward = _route()
     assert isinstance(forward, Forward)
-    assert forward.server.peer == "home"
+    assert forward.server == "home"
     own = ((126, b"1visited.example"), (33, b"own stat"))
     assert forward.attributes == (*RECEIVED[1:], *own)
     assert forward.proxy_states == (b"own stat",)
@@ -90,7 +91,7 @@ def test_a_reply_loses_its_proxy_states_and_nothing_else() -> None:
     forward = _route(attributes=(*RECEIVED, (33, b"theirs")))
     assert isinstance(forward, Forward)
     reply = ((80, bytes(16)), (1, b"alias"), (33, b"theirs"), (25, b"class"), (33, b"own stat"))
-    assert on_reply(reply, forward) == ((1, b"alias"), (25, b"class"))
+    assert take_reply(reply, forward) == ((1, b"alias"), (25, b"class"))
 
 
 @pytest.mark.parametrize(
@@ -101,4 +102,4 @@ def test_a_reply_with_other_proxy_states_is_discarded(states: tuple[bytes, ...])
     forward = _route(attributes=(*RECEIVED, (33, b"theirs")))
     assert isinstance(forward, Forward)
     with pytest.raises(ReplyRefused):
-        on_reply(tuple((33, state) for state in states), forward)
+        take_reply(tuple((33, state) for state in states), forward)

@@ -12,7 +12,9 @@ from aaa.radius.packet import (
     ACCESS_ACCEPT,
     ACCESS_REJECT,
     ACCESS_REQUEST,
+    RADSEC_SECRET,
     STATUS_SERVER,
+    Packet,
     decode,
     describe,
     encode_request,
@@ -20,6 +22,7 @@ from aaa.radius.packet import (
     load_dictionary,
     verify_request,
     verify_response,
+    verify_status_response,
 )
 from kdc.errors import LocalError
 from kdc.model import Secret
@@ -185,3 +188,30 @@ def test_description_by_the_dictionary() -> None:
 def test_the_dictionary_under_another_vendor_number() -> None:
     assert load_dictionary(7).vendors.GetForward("Roamkey") == 7
     assert load_dictionary().vendors.GetForward("Roamkey") == 32473
+
+
+def test_an_answer_to_status_server_may_have_one_authenticator() -> None:
+    """RFC 5997 §5: 0-1 Message-Authenticator; what is there has to be right."""
+    request_authenticator = bytes(range(16))
+
+    def answer(body: bytes, secret: bytes, code: int = 2) -> Packet:
+        header = bytes([code, 0]) + (20 + len(body)).to_bytes(2, "big")
+        signed = hashlib.md5(header + request_authenticator + body + secret).digest()
+        return decode(header + signed + body, signed=False)
+
+    key = RADSEC_SECRET
+    response = verify_status_response(answer(b"", b"radsec"), request_authenticator, key)
+    assert (response.code, response.attributes) == (2, ())
+    with pytest.raises(BadAuthenticator):
+        verify_status_response(answer(b"", b"radsic"), request_authenticator, key)
+    with pytest.raises(BadAuthenticator):
+        verify_status_response(answer(b"", b"radsec"), bytes(16), key)
+    wrong = bytes([80, 18]) + bytes(16)
+    with pytest.raises(BadAuthenticator):
+        verify_status_response(answer(wrong, b"radsec"), request_authenticator, key)
+    with pytest.raises(MalformedPacket):
+        verify_status_response(answer(b"", b"radsec", code=3), request_authenticator, key)
+    with pytest.raises(BadAuthenticator):  # for anything else it is not enough
+        verify_response(answer(b"", b"radsec"), request_authenticator, key)
+    with pytest.raises(MalformedPacket):
+        decode(answer(b"", b"radsec").octets)

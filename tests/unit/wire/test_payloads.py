@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -18,9 +19,10 @@ from kdc.wire.payloads import (
     Proposal,
     SaPayload,
     Transform,
+    decode_fa_sa_payloads,
     decode_sa_payload,
     encode_sa_payload,
-    iter_sa_payloads,
+    with_spi,
 )
 from tests.vectors_loader import Vector, octets, vector_id, vectors
 
@@ -193,14 +195,17 @@ def test_key_exchange_sub_types_of_nobody(sub_type: str) -> None:
 def test_attribute_5_holds_payloads_in_a_row() -> None:
     offers = [_offer(pair) for pair in (Pair.FA_HA, Pair.MN_FA, Pair.MN_SMM)]
     joined = b"".join(map(encode_sa_payload, offers))
-    assert list(iter_sa_payloads(joined)) == offers
-    assert list(iter_sa_payloads(b"")) == []
+    read = decode_fa_sa_payloads(joined)
+    assert [item.payload for item in read.values()] == offers
+    assert [item.octets for item in read.values()] == list(map(encode_sa_payload, offers))
+    assert list(read) == [Pair.FA_HA, Pair.MN_FA, Pair.MN_SMM]
+    assert decode_fa_sa_payloads(b"") == {}
 
 
 @pytest.mark.parametrize("pairs", [(Pair.MN_HA,), (Pair.MN_FA, Pair.FA_HA, Pair.MN_FA)])
 def test_attribute_5_refuses_a_pair(pairs: tuple[Pair, ...]) -> None:
     with pytest.raises(Malformed):
-        iter_sa_payloads(b"".join(encode_sa_payload(_offer(pair)) for pair in pairs))
+        decode_fa_sa_payloads(b"".join(encode_sa_payload(_offer(pair)) for pair in pairs))
 
 
 @pytest.mark.parametrize("length_octets", [1024, 1025])
@@ -210,15 +215,15 @@ def test_attribute_5_has_at_most_1024_octets(length_octets: int) -> None:
     message = encode_sa_payload(SaPayload(Pair.FA_HA, (proposal,)))
     assert len(message) == length_octets
     if length_octets <= 1024:
-        assert len(list(iter_sa_payloads(message))) == 1
+        assert len(decode_fa_sa_payloads(message)) == 1
         return
     with pytest.raises(Malformed):
-        iter_sa_payloads(message)
+        decode_fa_sa_payloads(message)
 
 
 def test_attribute_5_gives_nothing_before_all_of_it_is_read() -> None:
     with pytest.raises(Malformed):
-        iter_sa_payloads(encode_sa_payload(_offer(Pair.FA_HA)) + b"\x01")
+        decode_fa_sa_payloads(encode_sa_payload(_offer(Pair.FA_HA)) + b"\x01")
 
 
 @pytest.mark.parametrize(
@@ -237,3 +242,17 @@ def test_what_does_not_fit_is_not_written(transform: Transform) -> None:
 
 def test_the_secret_of_sub_type_240_does_not_print() -> None:
     assert "secret" not in repr(KeA(240, 0, b"secret"))
+
+
+@pytest.mark.parametrize("name", ["offer", "answer"])
+def test_an_spi_is_set_in_every_proposal_and_nowhere_else(name: str) -> None:
+    kes = (KeA(31, 0, b"\x02" * 32), KeC(7, b"\x02\x00\x00\x10" * 4))
+    transforms = (Transform(1, 5, 1, (Attribute(128, b"\0\2"),)), Transform(2, 7, 1))
+    proposals = (
+        Proposal(1, 1, 1, 3600, 0, transforms),
+        Proposal(1, 2, 2, 3600, 9, (Transform(1, 12, 1),), kes[:1] if name == "answer" else kes),
+    )
+    payload = SaPayload(Pair.FA_HA, proposals)
+    wanted = tuple(replace(proposal, spi=0xDEADBEEF) for proposal in proposals)
+    octets = with_spi(encode_sa_payload(payload), 0xDEADBEEF)
+    assert octets == encode_sa_payload(SaPayload(Pair.FA_HA, wanted))

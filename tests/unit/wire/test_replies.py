@@ -7,20 +7,22 @@ from ipaddress import IPv4Address
 
 import pytest
 
-from aaa.exchange import AccessAccept, AccessRequest
-from aaa.roles.foreign_agent import FaIdentity, FaKey, ForeignAgent, Relayed
+from aaa.exchange import AccessAccept
+from aaa.roles.foreign_agent import Delivery, FaIdentity, FaKey, ForeignAgent, Relayed
 from aaa.roles.mobile_node import Heard, MobileNodeState, Pending, Registered, accept_reply
 from kdc.crypto.hpke import X25519Key
 from kdc.crypto.key0 import derive_exchange_keys
 from kdc.errors import RemoteError
-from kdc.model import DEFAULT_VENDOR_ID, Enrolment, Identification, Nai, Secret
+from kdc.model import DEFAULT_VENDOR_ID, Enrolment, Identification, Nai, Pair, Secret
 from kdc.wire.advertisement import FaAnnouncement
 from kdc.wire.registration import decode_request
+from tests.protocol.agents import EVERYTHING, terms_offering
 from tests.vectors_loader import Vector, octets, vector_id, vectors
 
 NOW = 1_800_000_000.0
 _REPLIES = vectors("reply")
 _AT_NODE = [v for v in _REPLIES if v["id"].startswith("p-reply-mn-refuses")]
+_GOOD = next(v for v in _REPLIES if v["id"] == "p-reply-fa-installs")
 _AT_AGENT = [v for v in _REPLIES if v["in"]["at"] == "fa-install" and "refuse" in v]
 
 
@@ -64,20 +66,20 @@ def test_the_node_takes_the_good_one() -> None:
     assert isinstance(answer, Registered)
 
 
-@pytest.mark.parametrize("vector", _AT_AGENT, ids=vector_id)
-def test_the_agent_installs_and_relays_nothing_and_says_67(vector: Vector) -> None:
-    given = vector["in"]
+def _deliver(given: Vector) -> Delivery:
+    """What an agent that has said what the vector says makes of the vector's reply."""
     request = octets(given["request"])
     header = decode_request(request, DEFAULT_VENDOR_ID)
     identity = FaIdentity(
         Nai(octets(given["fa_nai"])), header.care_of_address, header.care_of_address, b"fa1"
     )
-    agent = ForeignAgent(identity)
+    policies = dict.fromkeys(Pair, EVERYTHING)
+    agent = ForeignAgent(identity, terms_offering(octets(given["offer3"] or ""), policies))
     key = FaKey(X25519Key.of(Secret(octets(given["x25519_private"]))), given["spi"], NOW)
     agent._keys = (key,)
     relayed = agent.on_request(request, ("link", 1))
     assert isinstance(relayed, Relayed)
-    assert isinstance(relayed.access, AccessRequest)
+    assert relayed.access.fa_sa_payload == octets(_GOOD["in"]["fa_sa_payload"])
     sent = dataclasses.replace(relayed.access, fa_sa_payload=octets(given["fa_sa_payload"]))
     accept = AccessAccept(
         Nai.parse("m-0000000000000000@home.example"),
@@ -87,6 +89,19 @@ def test_the_agent_installs_and_relays_nothing_and_says_67(vector: Vector) -> No
         octets(given["octets"]),
         octets(given["attribute_4"]),
     )
-    delivery = agent.on_response(dataclasses.replace(relayed, access=sent), accept)
+    return agent.on_response(dataclasses.replace(relayed, access=sent), accept)
+
+
+def test_the_agent_installs_the_good_one() -> None:
+    delivery = _deliver(_GOOD["in"])
+    assert delivery.code == 0
+    assert Pair.FA_HA in {item.pair for item in delivery.associations}
+
+
+@pytest.mark.parametrize("vector", _AT_AGENT, ids=vector_id)
+def test_the_agent_installs_and_relays_nothing_and_says_67(vector: Vector) -> None:
+    given = vector["in"]
+    request = octets(given["request"])
+    delivery = _deliver(given)
     assert delivery.code == 67 and delivery.associations == ()
     assert delivery.octets[:20] == bytes([3, 67]) + bytes(2 + 4) + request[8:12] + request[16:24]

@@ -9,15 +9,23 @@ from typing import Final
 from rich.console import Console
 from rich.table import Table
 
-from kdc.model import Pair
+from aaa.policy import SUITES
+from kdc.model import Mode, Pair, Suite
 from kdc.store.associations import StoredAssociation
 
-_KEY_OF_PAIR: Final = {Pair.MN_HA: "KEY1", Pair.FA_HA: "KEY2", Pair.MN_FA: "KEY3"}
-# Who may hold a key.  Home makes KEY3 and keeps no copy of it.
+_NAME_OF_SUITE: Final = {suite: name for name, suite in SUITES.items()}
+_KEY_OF_PAIR: Final = {
+    Pair.MN_HA: "KEY1",
+    Pair.FA_HA: "KEY2",
+    Pair.MN_FA: "KEY3",
+    Pair.MN_SMM: "MN-SMM",
+}
+# Who may hold a key.  Home makes KEY3 in some modes, and keeps no copy of it in any.
 _HOLDERS: Final = {
-    Pair.MN_HA: ("mobile_node", "home_agent"),
-    Pair.FA_HA: ("foreign_agent", "home_agent"),
+    Pair.MN_HA: ("mobile_node", "home"),
+    Pair.FA_HA: ("foreign_agent", "home"),
     Pair.MN_FA: ("mobile_node", "foreign_agent"),
+    Pair.MN_SMM: ("mobile_node", "foreign_agent"),
 }
 
 
@@ -32,14 +40,17 @@ class Hop:
 
 @dataclass(frozen=True, slots=True)
 class Held:
-    """One key's fingerprint at each party; `on_the_way`: the key was seen on a RADIUS hop."""
+    """One key's fingerprint at each party; `on_the_way`: the key was seen on some wire."""
 
-    node: int
+    visit: str
     pair: Pair
     spi: int
+    mode: Mode
+    derivation: int
+    suites: tuple[Suite, ...]
     mobile_node: str | None
     foreign_agent: str | None
-    home_agent: str | None
+    home: str | None
     on_the_way: bool
 
     def agrees(self, party: str) -> bool:
@@ -52,13 +63,18 @@ class Held:
 
     @property
     def right(self) -> bool:
-        parties = ("mobile_node", "foreign_agent", "home_agent")
-        return not self.on_the_way and all(map(self.agrees, parties))
+        return not self.on_the_way and all(
+            map(self.agrees, ("mobile_node", "foreign_agent", "home"))
+        )
 
 
-def show_hops(console: Console, nai: str, hops: Sequence[Hop]) -> None:
+def name_suites(suites: Sequence[Suite]) -> str:
+    return " + ".join(_NAME_OF_SUITE[suite] for suite in suites)
+
+
+def show_hops(console: Console, title: str, hops: Sequence[Hop]) -> None:
     """One registration on the wire."""
-    table = Table(title=f"{nai} registers", title_justify="left")
+    table = Table(title=title, title_justify="left")
     table.add_column("hop")
     table.add_column("octets", justify="right")
     table.add_column("at, ms", justify="right")
@@ -73,17 +89,20 @@ def show_hops(console: Console, nai: str, hops: Sequence[Hop]) -> None:
 def show_keys(console: Console, held: Sequence[Held]) -> None:
     """Each key as each party holds it, by fingerprint."""
     table = Table(title="who holds which key (fingerprints)", title_justify="left")
-    for name in ("node", "key", "SPI", "mobile node", "foreign agent", "foreign AAA", "home"):
+    for name in ("visit", "key", "SPI", "mode", "suites", "mobile node", "foreign agent", "home"):
         table.add_column(name)
+    table.add_column("on a wire")
     for item in held:
         table.add_row(
-            str(item.node),
+            item.visit,
             _KEY_OF_PAIR[item.pair],
             f"{item.spi:08x}",
+            f"{item.mode.name.lower()}/{item.derivation}",
+            name_suites(item.suites),
             _cell(item.mobile_node, right=item.agrees("mobile_node")),
             _cell(item.foreign_agent, right=item.agrees("foreign_agent")),
+            _cell(item.home, right=item.agrees("home")),
             _cell("seen" if item.on_the_way else None, right=not item.on_the_way),
-            _cell(item.home_agent, right=item.agrees("home_agent")),
         )
     console.print(table)
 
@@ -108,6 +127,26 @@ def show_rows(console: Console, stored: Sequence[StoredAssociation]) -> None:
             item.key_name,
             "sealed" if item.fingerprint else "not kept",
         )
+    console.print(table)
+
+
+def show_rounds(console: Console, rounds: Sequence[tuple[str, str]]) -> None:
+    """A negotiation, request by request."""
+    table = Table(title="a counter-proposal", title_justify="left")
+    table.add_column("the node offers")
+    table.add_column("home answers")
+    for offered, answered in rounds:
+        table.add_row(offered, answered)
+    console.print(table)
+
+
+def show_common(console: Console, common: Sequence[tuple[str, str]]) -> None:
+    """What two visits of one node have in common on the air."""
+    table = Table(title="what an eavesdropper at both agents sees again", title_justify="left")
+    table.add_column("field")
+    table.add_column("value")
+    for name, value in common:
+        table.add_row(name, value)
     console.print(table)
 
 

@@ -1,0 +1,60 @@
+"""agent.toml: a foreign agent between mobile nodes and its RADIUS server."""
+
+from __future__ import annotations
+
+from ipaddress import IPv4Address
+from typing import Literal, Self
+
+from pydantic import Field, model_validator
+
+from aaa.config.fields import AnyAddress, FaNai, InterfaceName, SocketAddress, VendorId
+from aaa.config.keys import KeyOutletSettings
+from aaa.policy import AgentNegotiation
+from kdc.config import ConfiguredPath, Ipv4, LogSettings, SharedSecret, StrictModel, Text
+from kdc.model import DEFAULT_VENDOR_ID
+
+
+class AgentSection(StrictModel):
+    """[agent]; it advertises by ICMP on `advertise_on`, in `advertisement_file`, or in both."""
+
+    listen: SocketAddress
+    nai: FaNai
+    address: AnyAddress
+    care_of_address: Ipv4
+    nas_identifier: Text
+    vendor_id: VendorId = DEFAULT_VENDOR_ID
+    advertise_on: InterfaceName | None = None
+    advertisement_address: Literal["224.0.0.1", "255.255.255.255"] = "224.0.0.1"
+    # RFC 1256 §4.1 begins at 4 s; for mobility agents RFC 5944 §2.3 only asks for a limit.
+    advertisement_interval_s: float = Field(default=10, ge=1, le=1800)
+    advertisement_file: ConfiguredPath | None = None
+    key_lifetime_s: int = Field(default=3600, ge=3600, le=86400)
+    state_file: ConfiguredPath | None = None
+
+    @model_validator(mode="after")
+    def _is_heard(self) -> Self:
+        if self.advertise_on is None and self.advertisement_file is None:
+            raise ValueError("expected advertise_on (an interface) or advertisement_file")
+        if self.advertise_on is not None and not isinstance(self.address, IPv4Address):
+            raise ValueError("expected an IPv4 address in address: advertise_on speaks ICMP")
+        return self
+
+
+class RadiusServer(StrictModel):
+    """[radius] of agent.toml."""
+
+    server: SocketAddress
+    source_address: AnyAddress | None = None  # whom the server is to see; None: the route decides
+    secret_file: SharedSecret = Field(repr=False)
+    timeout_s: float = Field(default=3.0, gt=0, le=30)
+    retries: int = Field(default=3, ge=0, le=10)
+
+
+class AgentConfig(StrictModel):
+    """agent.toml."""
+
+    agent: AgentSection
+    radius: RadiusServer
+    negotiation: AgentNegotiation = AgentNegotiation()
+    keys: KeyOutletSettings | None = None
+    log: LogSettings = LogSettings()

@@ -1,0 +1,183 @@
+"""home.toml, home-agent.toml and kdc.toml: the home side in one process or in several."""
+
+from __future__ import annotations
+
+from typing import Annotated, Literal, Self
+
+from pydantic import AfterValidator, Field, model_validator
+
+from aaa.config.fields import (
+    FaNai,
+    HomeRealm,
+    Ipv4Network,
+    Listen,
+    Network,
+    PublicKey,
+    SocketAddress,
+    VendorId,
+)
+from aaa.config.keys import KeyOutletSettings
+from aaa.config.tls import TlsPeer, TlsServer, TlsSettings
+from aaa.policy import HomeNegotiation, NotEmpty, Together
+from kdc.config import (
+    ConfiguredNai,
+    DatabaseSettings,
+    Ipv4,
+    LogSettings,
+    Realm,
+    SharedSecret,
+    StrictModel,
+    Text,
+)
+from kdc.model import DEFAULT_VENDOR_ID
+
+ANY_REALM = "*"
+
+
+class HomeAgentPolicySection(StrictModel):
+    """What the operator of a home agent decides, in whatever process it is."""
+
+    realm: HomeRealm
+    listen: Listen
+    vendor_id: VendorId = DEFAULT_VENDOR_ID
+    maximum_lifetime_s: int = Field(default=1800, ge=1, le=65534)
+    window_s: int = Field(default=7, ge=1, le=60)
+    registrations_per_minute: int = Field(default=12, ge=1, le=10000)
+    fa_key_trust: Literal["heard", "pinned"] = "heard"
+    default_suites: Together = ("aes-256-gcm",)
+    overlap_s: float = Field(default=60, ge=0, le=3600)
+
+
+class HomeSection(HomeAgentPolicySection):
+    """[home]; with `nai` and `address` a home agent is in this process."""
+
+    nai: ConfiguredNai | None = None
+    address: Ipv4 | None = None
+    dynamic_addresses: Ipv4Network | None = None
+
+    @model_validator(mode="after")
+    def _is_whole(self) -> Self:
+        if (self.nai is None) != (self.address is None):
+            raise ValueError("expected both nai and address of a home agent, or neither")
+        return self
+
+
+class KnownForeignAgent(StrictModel):
+    """[[foreign_agent]]: what a home agent knows of one."""
+
+    nai: FaNai
+    care_of: tuple[Ipv4Network, ...] = ()
+    pinned_keys: tuple[PublicKey, ...] = ()
+
+
+class HomeClient(StrictModel):
+    """[[client]] of home.toml: a foreign AAA, and the realms that it may speak for."""
+
+    name: Text
+    address: Network
+    secret_file: SharedSecret = Field(repr=False)
+    realms: Annotated[tuple[Realm, ...], NotEmpty]
+
+
+class HomeAgentServer(StrictModel):
+    """[[home_agent]] of home.toml: a home agent in another process, behind this home AAA."""
+
+    name: Text
+    address: Ipv4
+    server: SocketAddress
+    secret_file: SharedSecret = Field(repr=False)
+    timeout_s: float = Field(default=2.0, gt=0, le=30)
+    retries: int = Field(default=1, ge=0, le=10)
+
+
+class HomeConfig(StrictModel):
+    """home.toml."""
+
+    home: HomeSection
+    database: DatabaseSettings | None = None
+    client: tuple[HomeClient, ...] = ()
+    home_agent: tuple[HomeAgentServer, ...] = ()
+    foreign_agent: tuple[KnownForeignAgent, ...] = ()
+    negotiation: HomeNegotiation = HomeNegotiation()
+    keys: KeyOutletSettings | None = None
+    log: LogSettings = LogSettings()
+
+    @model_validator(mode="after")
+    def _has_home_agents(self) -> Self:
+        if (self.home.address is None) != (self.database is None):
+            raise ValueError(
+                "expected [database] beside home.nai and home.address, for a home agent in this"
+                " process, or none of them"
+            )
+        addresses = [item.address for item in self.home_agent]
+        if self.home.address is not None:
+            addresses.append(self.home.address)
+        if not addresses:
+            raise ValueError("expected a home agent: home.nai and home.address, or [[home_agent]]")
+        if len(set(addresses)) != len(addresses):
+            raise ValueError("expected each home agent to have an address of its own")
+        return self
+
+
+def _realm_or_any(realms: tuple[str, ...]) -> tuple[str, ...]:
+    if ANY_REALM in realms and len(realms) > 1:
+        raise ValueError('expected realms, or "*" alone for a home AAA that has judged them')
+    return realms
+
+
+class HomeAgentClient(StrictModel):
+    """[[client]] of home-agent.toml: our home AAA (realms = ["*"]), or a foreign agent itself."""
+
+    name: Text
+    address: Network
+    secret_file: SharedSecret = Field(repr=False)
+    realms: Annotated[tuple[Literal["*"] | Realm, ...], NotEmpty, AfterValidator(_realm_or_any)]
+
+
+class HomeAgentSection(HomeAgentPolicySection):
+    """[home_agent]."""
+
+    name: Text
+    nai: ConfiguredNai
+    address: Ipv4
+    kdc_deadline_s: float = Field(default=3.0, gt=0, le=30)
+
+
+class HomeAgentConfig(StrictModel):
+    """home-agent.toml."""
+
+    home_agent: HomeAgentSection
+    tls: TlsSettings
+    kdc: Annotated[tuple[TlsServer, ...], NotEmpty]
+    client: tuple[HomeAgentClient, ...] = ()
+    foreign_agent: tuple[KnownForeignAgent, ...] = ()
+    negotiation: HomeNegotiation = HomeNegotiation()
+    keys: KeyOutletSettings | None = None
+    log: LogSettings = LogSettings()
+
+
+class KdcSection(StrictModel):
+    """[kdc]."""
+
+    listen: Listen
+    realm: HomeRealm
+    vendor_id: VendorId = DEFAULT_VENDOR_ID
+    overlap_s: float = Field(default=60, ge=0, le=3600)
+    dynamic_addresses: Ipv4Network | None = None
+
+
+class KdcHomeAgent(TlsPeer):
+    """[[home_agent]] of kdc.toml: a home agent that may ask, for records of its own address."""
+
+    nai: ConfiguredNai
+    address: Ipv4
+
+
+class KdcConfig(StrictModel):
+    """kdc.toml."""
+
+    kdc: KdcSection
+    tls: TlsSettings
+    database: DatabaseSettings
+    home_agent: Annotated[tuple[KdcHomeAgent, ...], NotEmpty]
+    log: LogSettings = LogSettings()

@@ -1,0 +1,260 @@
+"""One connection of a RADIUS client over TLS: identifiers, responses, and the watchdog.
+
+Which of several connections a request takes is aaa.net.radsec_client's affair.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import random
+from collections import deque
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Final, Protocol
+
+from aaa.net.packet_connection import PacketConnection
+from aaa.net.tls import TlsContexts
+from aaa.radius import counters as names
+from aaa.radius.counters import Counters
+from aaa.radius.errors import BadAuthenticator, MalformedPacket
+from aaa.radius.packet import (
+    ACCESS_ACCEPT,
+    ACCESS_CHALLENGE,
+    ACCESS_REJECT,
+    RADSEC_SECRET,
+    STATUS_SERVER,
+    Attributes,
+    Packet,
+    VerifiedResponse,
+    decode,
+    encode_request,
+    proxy_states,
+    verify_response,
+    verify_status_response,
+)
+
+WATCHDOG_IDENTIFIER: Final = 0  # RFC 6613 §2.6.5: reserved on each connection
+IDENTIFIERS: Final = 255  # the others
+# So many requests given up without any response, and a connection takes no more: their identifiers
+# are not free, or a late response would be taken for another request's.
+RETIRED_AT: Final = 128
+_RESPONSES: Final = frozenset({ACCESS_ACCEPT, ACCESS_REJECT, ACCESS_CHALLENGE})
+_PACKETS_A_TURN: Final = 1 << 16  # all that are there: no more than `IDENTIFIERS` are awaited
+_JITTER: Final = 0.1
+
+
+@dataclass(frozen=True, slots=True)
+class Watchdog:
+    """When a connection is asked whether it lives (RFC 3539 §3.4, by Status-Server)."""
+
+    idle_s: float = 30.0  # nothing has come for so long
+    owed_s: float = 2.0  # a response is owed and nothing has come for so long
+    answer_s: float = 2.0  # how long it may take to answer before it is closed
+
+
+@dataclass(slots=True, eq=False)
+class Request:
+    """One request of a caller, wherever it is on its way."""
+
+    code: int
+    attributes: Attributes
+    proxy_states: tuple[bytes, ...]
+    answered: asyncio.Future[VerifiedResponse]
+    sends_left: int = 2  # once, and once more after the first connection has died
+    link: Link | None = None  # on which it was sent and is not answered
+    identifier: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class _Sent:
+    code: int
+    authenticator: bytes
+    request: Request | None  # None: the watchdog's, or given up
+
+
+class LinkOwner(Protocol):
+    """Who is told what becomes of a link."""
+
+    def admit(self, link: Link) -> bool:
+        """After the handshake: whether it is the server that was meant."""
+
+    def on_room(self) -> None:
+        """It takes requests now, or may take another one."""
+
+    def on_suspect(self) -> None:
+        """It owes responses and has not said anything for too long."""
+
+    def on_lost(self, link: Link, unanswered: list[Request]) -> None:
+        """It is closed, and these requests have no response."""
+
+
+class Link(PacketConnection):
+    """One connection to one server; it takes requests once a first Status-Server is answered.
+
+    In TLS 1.3 the handshake ends before the server has looked at our certificate: without that
+    first answer a server that refuses us would eat requests.
+    """
+
+    def __init__(
+        self,
+        owner: LinkOwner,
+        contexts: TlsContexts,
+        counters: Counters,
+        watchdog: Watchdog,
+        entropy: Callable[[int], bytes],
+    ) -> None:
+        super().__init__()
+        self._owner = owner
+        self.contexts = contexts  # those of its handshake
+        self._counters = counters
+        self._watchdog = watchdog
+        self._entropy = entropy
+        self._idle_s = watchdog.idle_s * (1 + random.uniform(-_JITTER, _JITTER))  # noqa: S311
+        self._free = deque(range(1, IDENTIFIERS + 1))  # longest unused first
+        self._sent: dict[int, _Sent] = {}
+        self._given_up = 0
+        self._asked_at: float | None = None  # when a watchdog was sent that is not answered
+        self._owed_since: float | None = None
+        self._ticker: asyncio.TimerHandle | None = None
+        self.usable_since: float | None = None
+        self.suspect = False
+
+    @property
+    def usable(self) -> bool:
+        return self.usable_since is not None
+
+    @property
+    def pending(self) -> int:
+        """Requests that somebody waits for."""
+        return len(self._sent) - self._given_up - (WATCHDOG_IDENTIFIER in self._sent)
+
+    @property
+    def retired(self) -> bool:
+        return self._given_up >= RETIRED_AT
+
+    @property
+    def takes_requests(self) -> bool:
+        return self.usable and bool(self._free) and not self.retired and self.is_open
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        super().connection_made(transport)
+        if not self._owner.admit(self):
+            self.abort()
+            return
+        self._ask()
+        self._tick()
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        super().connection_lost(exc)
+        if self._ticker is not None:
+            self._ticker.cancel()
+        unanswered = [sent.request for sent in self._sent.values() if sent.request is not None]
+        self._sent.clear()
+        for request in unanswered:
+            request.link = None
+        self._owner.on_lost(self, unanswered)
+
+    def transmit(self, request: Request) -> None:
+        """Sends it under an identifier of this connection; only while `takes_requests`."""
+        identifier = self._free.popleft()
+        authenticator = self._entropy(16)
+        octets = encode_request(
+            request.code, identifier, authenticator, request.attributes, RADSEC_SECRET
+        )
+        self._sent[identifier] = _Sent(request.code, authenticator, request)
+        request.link, request.identifier = self, identifier
+        request.sends_left -= 1
+        if self._owed_since is None:
+            self._owed_since = self._loop.time()
+        self._counters.add(names.CLIENT_SENT)
+        self.send(octets)
+
+    def give_up(self, request: Request) -> None:
+        """Nobody waits for it any more; its identifier stays taken until its response comes."""
+        request.link = None
+        sent = self._sent[request.identifier]
+        self._sent[request.identifier] = _Sent(sent.code, sent.authenticator, None)
+        self._given_up += 1
+        self._close_if_retired()
+
+    def _close_if_retired(self) -> None:
+        if self.retired and not self.pending:
+            self.abort()
+
+    def data_received(self, data: bytes) -> None:
+        self._stream.feed(data)
+        try:
+            for octets in self._stream.take(_PACKETS_A_TURN):
+                self._on_packet(decode(octets, signed=False))
+        except MalformedPacket:
+            self._counters.add(names.CLIENT_MALFORMED)
+            self.abort()
+        except BadAuthenticator:
+            self._counters.add(names.CLIENT_BAD_AUTHENTICATOR)
+            self.abort()
+
+    def _on_packet(self, packet: Packet) -> None:
+        """Raises what closes the connection (RFC 6613 §2.6.4)."""
+        sent = self._sent.get(packet.identifier)
+        if sent is None or packet.code not in _RESPONSES:
+            self._counters.add(names.CLIENT_UNEXPECTED)
+            return
+        verify = verify_status_response if sent.code == STATUS_SERVER else verify_response
+        response = verify(packet, sent.authenticator, RADSEC_SECRET)
+        del self._sent[packet.identifier]
+        self._on_life()
+        if packet.identifier == WATCHDOG_IDENTIFIER:
+            self._asked_at = None
+            if self.usable_since is None:
+                self.usable_since = self.last_received
+        else:
+            self._free.append(packet.identifier)
+            if sent.request is None:
+                self._given_up -= 1
+            else:
+                self._conclude(sent.request, response)
+            self._close_if_retired()
+        self._owner.on_room()
+
+    def _conclude(self, request: Request, response: VerifiedResponse) -> None:
+        request.link = None
+        if request.answered.done():
+            return
+        if proxy_states(response.attributes) != request.proxy_states:
+            # Not an answer to what was sent (RFC 2865 §5.33); the caller's deadline goes on.
+            self._counters.add(names.CLIENT_UNEXPECTED)
+            return
+        request.answered.set_result(response)
+
+    def _on_life(self) -> None:
+        self.last_received = self._loop.time()
+        self._owed_since = self.last_received if self.pending else None
+        self.suspect = False
+
+    def _ask(self) -> None:
+        if WATCHDOG_IDENTIFIER in self._sent:
+            return
+        authenticator = self._entropy(16)
+        self._sent[WATCHDOG_IDENTIFIER] = _Sent(STATUS_SERVER, authenticator, None)
+        self._asked_at = self._loop.time()
+        self.send(
+            encode_request(STATUS_SERVER, WATCHDOG_IDENTIFIER, authenticator, (), RADSEC_SECRET)
+        )
+
+    def _tick(self) -> None:
+        """Looks whether it is time to ask, or to believe that nobody is there."""
+        watchdog, now = self._watchdog, self._loop.time()
+        if self._asked_at is not None:
+            silent_s = now - max(self._asked_at, self.last_received)
+            if silent_s >= watchdog.answer_s:
+                self._counters.add(names.RADSEC_CLIENT_SILENT)
+                self.abort()
+                return
+        elif self._owed_since is not None and now - self._owed_since >= watchdog.owed_s:
+            self.suspect = True
+            self._ask()
+            self._owner.on_suspect()
+        elif now - self.last_received >= self._idle_s:
+            self._ask()
+        every_s = min(self._idle_s, watchdog.owed_s, watchdog.answer_s) / 4
+        self._ticker = self._loop.call_later(every_s, self._tick)

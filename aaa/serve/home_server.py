@@ -1,0 +1,117 @@
+"""The RADIUS side of a home: admits, and hands to the home agent in process or behind it.
+
+It is the home AAA, and with nobody behind it also the front of a home agent's own process.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from functools import partial
+from ipaddress import IPv4Address
+from typing import Final
+
+from aaa.exchange import AccessReject, Peer
+from aaa.proxying import Refuse
+from aaa.radius.attributes import decode_access_request
+from aaa.radius.clients import ClientTable
+from aaa.radius.counters import Counters
+from aaa.radius.errors import MalformedPacket
+from aaa.radius.packet import ACCESS_REJECT
+from aaa.roles.home_aaa import Admitted, admit, route
+from aaa.serve.forwarding import Forwarder, NextHop
+from aaa.serve.radius_server import RadiusServer, Transaction
+from aaa.serve.registering import Answering, HomeAgentService
+from kdc.errors import RemoteError
+
+REFUSED: Final = "home.refused"  # one counter for each reason
+
+
+@dataclass(frozen=True, slots=True)
+class HomeAgents:
+    """Those that a home serves: one in this process, others by RADIUS, by address."""
+
+    local: HomeAgentService | None = None
+    remote: Mapping[IPv4Address, str] = field(default_factory=dict)  # names of `hops`
+    hops: Mapping[str, NextHop] = field(default_factory=dict)
+
+    @property
+    def addresses(self) -> frozenset[IPv4Address]:
+        local = {self.local.policy.address} if self.local is not None else set()
+        return frozenset(local | set(self.remote))
+
+
+class HomeServer:
+    """Joins a RADIUS server to home agents."""
+
+    def __init__(
+        self,
+        clients: ClientTable,
+        peers: Mapping[str, Peer],
+        agents: HomeAgents,
+        counters: Counters,
+        *,
+        realm: str,
+        vendor_id: int,
+    ) -> None:
+        self.radius = RadiusServer(clients, counters, self._on_requests)
+        self._peers, self._agents = peers, agents
+        self._addresses = agents.addresses
+        self._realm, self._vendor_id = realm, vendor_id
+        self._counters = counters
+        self._answering = Answering(vendor_id, counters)
+        self._forwarder = Forwarder(agents.hops, counters, "home")
+
+    def _on_requests(self, transactions: list[Transaction]) -> None:
+        for transaction in transactions:
+            try:
+                self._on_request(transaction)
+            except (MalformedPacket, RemoteError) as error:
+                self._answering.answer(transaction, AccessReject(error.reply_code))
+        if self._agents.local is not None:
+            self._agents.local.start_batches()
+
+    def _on_request(self, transaction: Transaction) -> None:
+        """Steps 4 and 5; raises what is wrong with the request."""
+        access = decode_access_request(transaction.request, self._vendor_id)
+        # Step 4
+        admitted = admit(
+            access,
+            self._peers[transaction.client.name],
+            realm=self._realm,
+            home_agents=self._addresses,
+        )
+        if isinstance(admitted, AccessReject):
+            self._answering.answer(transaction, admitted)
+        elif admitted.home_agent in self._agents.remote:
+            self._forward(transaction, admitted)
+        elif self._agents.local is not None:
+            self._agents.local.submit(
+                access, admitted.peer, partial(self._answering.answer, transaction)
+            )
+
+    def _forward(self, transaction: Transaction, admitted: Admitted) -> None:
+        # Step 5
+        decision = route(
+            admitted,
+            transaction.request.attributes,
+            server=self._agents.remote[admitted.home_agent],
+            entropy=os.urandom,
+        )
+        if isinstance(decision, Refuse):
+            self._counters.add(f"{REFUSED}.{decision.reason}")
+            transaction.respond(ACCESS_REJECT, decision.attributes)
+        else:
+            self._forwarder.start(transaction, decision)
+
+    async def drain(self) -> None:
+        """Takes nothing more in, and waits until everything taken has been answered."""
+        self.radius.stop_receiving()
+        await self._forwarder.drain()
+        if self._agents.local is not None:
+            await self._agents.local.drain()
+
+    def close(self) -> None:
+        self._forwarder.close()
+        self.radius.close()

@@ -1,0 +1,37 @@
+"""What a process does beside its requests: sweeps what has expired, and tells its counters."""
+
+from __future__ import annotations
+
+import asyncio
+from typing import Final
+
+import structlog
+
+from aaa.radius.counters import Counters
+from kdc.errors import RemoteError
+from kdc.store import Store
+
+SWEEP_EVERY_S: Final = 30.0
+COUNTERS_EVERY_S: Final = 60.0
+
+
+async def keep_house(store: Store, counters: Counters, log: structlog.stdlib.BoundLogger) -> None:
+    """Until cancelled."""
+    elapsed_s = 0.0
+    while True:
+        await asyncio.sleep(SWEEP_EVERY_S)
+        elapsed_s += SWEEP_EVERY_S
+        try:
+            await store.sweep()
+        except RemoteError:
+            log.warning("sweep postponed: the database is not reachable")
+        if elapsed_s >= COUNTERS_EVERY_S:
+            elapsed_s = 0.0
+            log.info("counters", **counters.snapshot())
+
+
+async def tell_counters(counters: Counters, log: structlog.stdlib.BoundLogger) -> None:
+    """Until cancelled, of a process without a database."""
+    while True:
+        await asyncio.sleep(COUNTERS_EVERY_S)
+        log.info("counters", **counters.snapshot())
