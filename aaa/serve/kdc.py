@@ -1,7 +1,8 @@
 """The process `kdc serve`: a KDC that home agents in other processes ask over TLS, and only so.
 
 It keeps KEY0 and the database; a home agent gets the keys of one exchange, after the request that
-it shows has been verified here, and only for records of its own home agent addresses.
+it shows has been verified here, and only for records of its own address.  What it decides is
+settled only where a home agent that works could have decided so (kdc.decisions).
 """
 
 from __future__ import annotations
@@ -9,6 +10,7 @@ from __future__ import annotations
 import asyncio
 import os
 from collections.abc import Callable, Mapping
+from dataclasses import dataclass
 from ipaddress import IPv4Address
 from pathlib import Path
 from typing import Final
@@ -28,8 +30,10 @@ from aaa.serve.housekeeping import keep_house
 from aaa.serve.process import on_hangup, run, split_address
 from aaa.serve.radsec import peer_table, read_contexts
 from kdc.center import KeyDistributionCenter
+from kdc.decisions import check_decision
 from kdc.distribution import LocalKeyDistribution
 from kdc.errors import AuthenticationFailed, LocalError, RemoteError
+from kdc.model import Nai
 from kdc.records import (
     Admission,
     Decision,
@@ -68,20 +72,30 @@ Asked = tuple[RadsecTransaction, KeyRequest]
 Settleable = GrantRequest | DenyRequest | RepeatRequest
 
 
+@dataclass(frozen=True, slots=True)
+class ServedHomeAgent:
+    """Which records a peer may ask for, and what it is called in what it grants."""
+
+    address: IPv4Address
+    nai: Nai
+
+
 class KdcServer:
-    """Answers Key-Requests in batches; `home_agents` has the addresses of each peer."""
+    """Answers Key-Requests in batches; `home_agents` has what each peer may ask, by its name."""
 
     def __init__(
         self,
         service: LocalKeyDistribution,
-        home_agents: Mapping[str, frozenset[IPv4Address]],
+        home_agents: Mapping[str, ServedHomeAgent],
         counters: Counters,
         *,
+        realm: str,
         vendor_id: int,
     ) -> None:
         self._service = service
         self._home_agents = home_agents
         self._counters = counters
+        self._realm = realm
         self._vendor_id = vendor_id
         self._batches: Batches[Asked] = Batches(self._run)
 
@@ -133,7 +147,7 @@ class KdcServer:
         return admission if self._serves(peer, record) else NotAdmitted()
 
     def _serves(self, peer: TlsPeer, record: Record) -> bool:
-        return record.home_agent in self._home_agents[peer.name]
+        return record.home_agent == self._home_agents[peer.name].address
 
     async def _settle(self, asked: list[tuple[RadsecTransaction, Settleable]]) -> None:
         """Steps 7 and 8: the records are loaded anew, so that any KDC process may be asked."""
@@ -160,9 +174,20 @@ class KdcServer:
         record = admission.record
         if record is None or not record.active or not self._serves(peer, record):
             return Fate.CONFLICT  # judged anew, it is refused
+        if record.expires_at is not None and record.expires_at <= admission.clock:
+            return Fate.CONFLICT
         if record.revision != ask.state.revision:
             return Fate.CONFLICT
-        return decision_of(ask, admission, record)
+        decision = decision_of(ask, admission, record)
+        try:
+            check_decision(
+                decision,
+                home_agent_nai=self._home_agents[peer.name].nai,
+                realm=self._realm,
+            )
+        except RemoteError:
+            return Fate.REFUSED
+        return decision
 
     def _answer(self, transaction: RadsecTransaction, reply: KeyReply) -> None:
         match reply:
@@ -179,9 +204,12 @@ class KdcServer:
                 encode_key_reply_message(reply, self._vendor_id), self._vendor_id
             )
         except LocalError:
-            # Committed, and longer than a packet: as a reply that was lost (PROTOCOL 5.5).
             self._counters.add(TOO_LONG)
-            transaction.forget()
+            if isinstance(reply, Admission):
+                self._answer(transaction, Fate.REFUSED)  # a record that this hop cannot carry
+            else:
+                # Committed, and longer than a packet: as a reply that was lost (PROTOCOL 5.5).
+                transaction.forget()
         else:
             transaction.respond(ACCESS_ACCEPT, attributes)
 
@@ -240,8 +268,9 @@ async def serve_kdc(
     ) as store:
         server = KdcServer(
             LocalKeyDistribution(store, KeyDistributionCenter(os.urandom)),
-            {agent.name: frozenset({agent.address}) for agent in config.home_agent},
+            {a.name: ServedHomeAgent(a.address, a.nai) for a in config.home_agent},
             counters,
+            realm=section.realm,
             vendor_id=section.vendor_id,
         )
         peers = peer_table(config.home_agent)

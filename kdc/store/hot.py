@@ -257,8 +257,8 @@ class Store:
             raise SpiTaken("a number was taken meanwhile") from None
         except (errors.DeadlockDetected, errors.SerializationFailure):
             return set()
-        except psycopg.errors.IntegrityError:
-            raise CommitRefused("an item breaks a rule of the schema") from None
+        except (errors.IntegrityError, errors.DataError):
+            raise CommitRefused("an item breaks a rule of the schema or of a type") from None
         except psycopg.Error as error:
             if _is_definite(error):
                 raise DatabaseUnavailable("the commit was refused") from None

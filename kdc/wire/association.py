@@ -76,7 +76,7 @@ def decode_sa_info(octets: bytes, pair: Pair) -> SaInfo:
     with reader.window(reader.u16()) as body:
         secret = Secret(body.rest())
     reader.finish()
-    _check(lifetime_s, suites, mode, derivation, pair)
+    check_sa_info(lifetime_s, suites, mode, derivation, pair)
     if len(secret) not in _secret_octets(Mode(mode), derivation, pair, suites):
         raise Malformed("SA-INFO secret length for the mode")
     return SaInfo(check_spi(spi), lifetime_s, key_name, Mode(mode), derivation, suites, secret)
@@ -100,9 +100,10 @@ def encode_sa_info(info: SaInfo) -> bytes:
     )
 
 
-def _check(
+def check_sa_info(
     lifetime_s: int, suites: tuple[Suite, ...], mode: int, derivation: int, pair: Pair
 ) -> None:
+    """Raises `Malformed` for what every receiver of an SA-INFO refuses (PROTOCOL 4.2)."""
     if lifetime_s in (0, _INFINITE):
         raise Malformed("SA-INFO lifetime")
     if len({suite.protocol_id for suite in suites}) != len(suites):

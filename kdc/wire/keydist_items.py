@@ -7,13 +7,14 @@ kdc.wire.keydist's affair.
 from __future__ import annotations
 
 import enum
+import itertools
 import struct
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from ipaddress import IPv4Address
 from typing import Final, TypeVar
 
-from kdc.errors import Malformed
+from kdc.errors import LocalError, Malformed
 from kdc.model import (
     ExchangeKeys,
     HomeAddressKind,
@@ -31,6 +32,7 @@ _MICROSECONDS: Final = 1_000_000  # clocks go as whole microseconds
 _IDENTIFICATION: Final = struct.Struct(">QI")
 _RECORD: Final = struct.Struct(">QQBBBB4s")
 _TERMS: Final = struct.Struct(">BBBBBI")
+_RUN: Final = struct.Struct(">QH")
 _DENIED: Final = struct.Struct(">BBQB")
 _KINDS: Final = tuple(HomeAddressKind)
 _SEAL_OCTETS: Final = 64
@@ -118,12 +120,26 @@ def _read_identification(reader: Reader) -> Identification:
 
 
 def _write_list(values: Iterable[Value], write: Callable[[Value], bytes]) -> bytes:
+    """Raises `LocalError` for more than 255."""
     written = [write(value) for value in values]
+    if len(written) > 255:
+        raise LocalError("a list that does not fit its count")
     return bytes((len(written),)) + b"".join(written)
 
 
 def _read_list(reader: Reader, read: Callable[[Reader], Value]) -> tuple[Value, ...]:
     return tuple(read(reader) for _ in range(reader.u8()))
+
+
+def _write_times(accepted_at: tuple[int, ...]) -> bytes:
+    """Whole seconds, each with how often: a rate of thousands a minute has sixty of them."""
+    runs = [(second, len(list(run))) for second, run in itertools.groupby(accepted_at)]
+    return _write_list(runs, lambda run: _RUN.pack(*run))
+
+
+def _read_times(reader: Reader) -> tuple[int, ...]:
+    runs = _read_list(reader, lambda r: _RUN.unpack(r.octets(_RUN.size)))
+    return tuple(second for second, count in runs for _ in range(count))
 
 
 def _read_suite(reader: Reader) -> Suite:
@@ -183,7 +199,7 @@ def write_record(record: Record) -> bytes:
             _write_list(record.unspent, _write_u32),
             _write_optional(record.last_spent, _write_u32),
             _write_optional(record.last_seen, _write_identification),
-            _write_list(record.accepted_at, _write_clock),
+            _write_times(record.accepted_at),
             _write_optional(record.last_digest, _short),
             _write_optional(record.current_home_address, _write_address),
             _write_optional(record.registered_until, _write_clock),
@@ -203,7 +219,7 @@ def read_record(reader: Reader, nai: Nai, current_fa: Nai | None) -> Record:
     unspent = _read_list(reader, Reader.u32)
     last_spent = _read_optional(reader, Reader.u32)
     last_seen = _read_optional(reader, _read_identification)
-    accepted_at = tuple(int(at) for at in _read_list(reader, _read_clock))
+    accepted_at = _read_times(reader)
     last_digest = _read_optional(reader, lambda r: r.octets(r.u8()))
     return Record(
         record_id=record_id,

@@ -1,5 +1,5 @@
-"""The fault tests run the same two domains as the integration tests."""
+"""The fault tests run the same domains and the same split home as the integration tests."""
 
-from tests.integration.conftest import domains
+from tests.integration.conftest import certificates, domains, split
 
-__all__ = ["domains"]
+__all__ = ["certificates", "domains", "split"]

@@ -10,6 +10,7 @@ import pytest
 from tests.conftest import PostgresServer
 from tests.integration.domains import Domains
 from tests.integration.namespaces import Namespaces, why_not
+from tests.integration.split import SplitHome, make_certificates
 
 
 @pytest.fixture
@@ -34,3 +35,24 @@ def namespaces() -> Iterator[Namespaces]:
         yield machines
     finally:
         machines.remove()
+
+
+@pytest.fixture(scope="session")
+def certificates(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder with tls/: an authority, and certificates of every process of a split home."""
+    folder = tmp_path_factory.mktemp("certificates")
+    make_certificates(folder)
+    return folder
+
+
+@pytest.fixture
+def split(
+    tmp_path: Path, postgres: PostgresServer, database_name: str, certificates: Path
+) -> Iterator[SplitHome]:
+    """A home in many processes: configured and not started; nothing runs afterwards."""
+    home = SplitHome(tmp_path, postgres, database_name, certificates=certificates)
+    home.configure()
+    try:
+        yield home
+    finally:
+        home.kill_all()
