@@ -6,6 +6,7 @@ import secrets
 import shutil
 import tempfile
 from collections.abc import AsyncIterator, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from ipaddress import IPv4Network
 from pathlib import Path
@@ -44,6 +45,18 @@ class PostgresServer:
         given = {"url": self.url(database), "kek_file": str(self.kek_file)} | changes
         return DatabaseSettings.model_validate(given, context={"folder": Path("/")})
 
+    @contextmanager
+    def fresh_database(self) -> Iterator[str]:
+        """The name of a migrated database that is there until the end."""
+        name = f"t{secrets.token_hex(6)}"
+        with psycopg.connect(self.server.conninfo, autocommit=True) as connection:
+            connection.execute(f"CREATE DATABASE {name} TEMPLATE {_TEMPLATE}")
+        try:
+            yield name
+        finally:
+            with psycopg.connect(self.server.conninfo, autocommit=True) as connection:
+                connection.execute(f"DROP DATABASE {name} WITH (FORCE)")
+
 
 @pytest.fixture(scope="session")
 def reachable_folder() -> Iterator[Path]:
@@ -79,12 +92,8 @@ def postgres(reachable_folder: Path) -> Iterator[PostgresServer]:
 @pytest.fixture
 def database_name(postgres: PostgresServer) -> Iterator[str]:
     """A fresh, migrated database."""
-    name = f"t{secrets.token_hex(6)}"
-    with psycopg.connect(postgres.server.conninfo, autocommit=True) as connection:
-        connection.execute(f"CREATE DATABASE {name} TEMPLATE {_TEMPLATE}")
-    yield name
-    with psycopg.connect(postgres.server.conninfo, autocommit=True) as connection:
-        connection.execute(f"DROP DATABASE {name} WITH (FORCE)")
+    with postgres.fresh_database() as name:
+        yield name
 
 
 @pytest.fixture

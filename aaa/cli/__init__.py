@@ -108,9 +108,12 @@ def _answer(
 ) -> None:
     from aaa.serve.mobile_node import describe
     from aaa.serve.mobile_node import register as register_node
+    from aaa.serve.process import configure_log
 
+    settings = load_mobile_node(config)
+    configure_log(settings.log)  # standard output is for the answer alone
     answer = asyncio.run(
-        register_node(load_mobile_node(config), lifetime_s=lifetime_s, advertisement=advertisement)
+        register_node(settings, lifetime_s=lifetime_s, advertisement=advertisement)
     )
     content = describe(answer, show_keys=show_keys)
     if as_json:

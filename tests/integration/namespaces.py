@@ -17,8 +17,11 @@ _UP_TIMEOUT_S = 5.0
 _REPOSITORY = Path(__file__).parents[2]
 
 
-def why_not() -> str | None:
-    """The reason why this machine gives us no network namespaces, None if it does."""
+def why_not(*, bridges: bool = False) -> str | None:
+    """The reason why this machine gives us no network namespaces, None if it does.
+
+    `bridges`: the test needs those as well.
+    """
     if shutil.which("ip") is None:
         return "`ip` (Debian: iproute2) is not here"
     if os.geteuid() != 0:
@@ -33,7 +36,12 @@ def why_not() -> str | None:
             "-n", probe, "link", "add", "name", "one", "type", "veth", "peer", "name", "other",
             check=False,
         )  # fmt: skip
-        return f"veth pairs are refused: {pair.stderr.strip()}" if pair.returncode else None
+        if pair.returncode:
+            return f"veth pairs are refused: {pair.stderr.strip()}"
+        if not bridges:
+            return None
+        bridge = _ip("-n", probe, "link", "add", "name", "both", "type", "bridge", check=False)
+        return f"bridges are refused: {bridge.stderr.strip()}" if bridge.returncode else None
     finally:
         _ip("netns", "delete", probe, check=False)
 
@@ -71,9 +79,21 @@ class Namespaces:
         """`ip ...` on one machine; what it printed."""
         return _ip("-n", self.full_name(name), *arguments).stdout
 
-    def link(self, a: str, a_address: str | None, b: str, b_address: str | None) -> None:
-        """A cable between two machines; addresses as 192.0.2.1/24, None for none; up at return."""
-        a_interface, b_interface = f"to-{b}", f"to-{a}"
+    def link(
+        self,
+        a: str,
+        a_address: str | None,
+        b: str,
+        b_address: str | None,
+        *,
+        a_interface: str | None = None,
+    ) -> None:
+        """A cable between two machines; up at return.
+
+        Addresses as 192.0.2.1/24, or `192.0.2.1 peer 192.0.2.2` for a cable without a prefix of
+        its own; None for none.
+        """
+        a_interface, b_interface = a_interface or f"to-{b}", f"to-{a}"
         _ip(
             "-n", self.full_name(a), "link", "add", "name", a_interface, "type", "veth",
             "peer", "name", b_interface, "netns", self.full_name(b),
@@ -83,15 +103,24 @@ class Namespaces:
             (b, b_interface, b_address),
         ):
             if address is not None:
-                self.ip(name, "address", "add", address, "dev", interface)
+                self.ip(name, "address", "add", *address.split(), "dev", interface)
             self.ip(name, "link", "set", interface, "up")
+        self.wait_for_carrier(a, a_interface)
+
+    def wait_for_carrier(self, name: str, interface: str) -> None:
+        """Until the other end of the cable is up, too."""
         until = time.monotonic() + _UP_TIMEOUT_S
-        while "LOWER_UP" not in self.ip(a, "link", "show", a_interface):
-            assert time.monotonic() < until, f"{a_interface} does not come up"
+        while "LOWER_UP" not in self.ip(name, "link", "show", "dev", interface):
+            assert time.monotonic() < until, f"{interface} of {name} does not come up"
             time.sleep(0.02)
 
     def run(
-        self, name: str, *arguments: str, check: bool = True, timeout_s: float = 60
+        self,
+        name: str,
+        *arguments: str,
+        check: bool = True,
+        timeout_s: float = 60,
+        cwd: Path | None = None,
     ) -> subprocess.CompletedProcess[str]:
         """Runs a program on one machine to its end, with our packages importable."""
         done = subprocess.run(
@@ -101,6 +130,7 @@ class Namespaces:
             check=False,
             timeout=timeout_s,
             env=self._environment,
+            cwd=cwd,
         )
         assert not check or done.returncode == 0, f"{arguments}: {done.stdout}{done.stderr}"
         return done
