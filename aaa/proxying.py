@@ -44,6 +44,16 @@ class Refuse:
     attributes: Attributes = ()
 
 
+def realm_of_operator(operator_name: bytes) -> str | None:
+    """The realm in an Operator-Name, its ASCII letters lowered; None where it names none."""
+    if operator_name[:1] != REALM_NAMESPACE:
+        return None
+    try:
+        return operator_name[1:].lower().decode()  # bytes.lower() touches ASCII letters alone
+    except UnicodeDecodeError:
+        return None
+
+
 def unroutable(reason: str) -> Refuse:
     """An Access-Reject that tells why (RFC 5176 §3.5, RFC 2607)."""
     return Refuse(reason, ((ERROR_CAUSE, NOT_ROUTABLE.to_bytes(4, "big")),))

@@ -145,7 +145,7 @@ class KeyDistributionCenter:
                 if decision.admission.outcome is None:
                     raise Unavailable("the outcome of a duplicate is gone")
                 outcome = self.recall(decision.admission.outcome)
-                identity = derive_identity(cui_key, record, decision.operator_realm, now)
+                identity = derive_identity(cui_key, record, decision.fa_realm, now)
                 return Prepared(Settled(outcome, record.unspent, identity), None)
             case DenyDecision():
                 step = self.spend(record, decision.spi, allocator)
@@ -159,7 +159,7 @@ class KeyDistributionCenter:
                 step = self.spend(record, decision.spi, allocator)
                 issued = self.issue(verified, allocator, now=now)
                 change = describe_grant(verified, issued, step, decision.digest, now=now)
-                identity = derive_identity(cui_key, record, verified.operator_realm, now)
+                identity = derive_identity(cui_key, record, verified.fa_nai.realm, now)
                 return Prepared(Settled(issued, step.unspent, identity), change)
 
     def spend(self, record: Record, spi: int, allocator: Allocator) -> SpiStep:
@@ -300,12 +300,14 @@ def _home_address(verified: VerifiedRegistration, allocator: Allocator, now: flo
     return allocator.take_home_address()
 
 
-def derive_identity(
-    cui_key: Secret, record: Record, operator_realm: str | None, now: float
-) -> bytes:
-    """Chargeable-User-Identity: one for each operator, record and month (PROTOCOL section 9)."""
+def derive_identity(cui_key: Secret, record: Record, fa_realm: str, now: float) -> bytes:
+    """Chargeable-User-Identity: one for each operator, record and month (PROTOCOL section 9).
+
+    The operator is told by the realm of the FA, which step 6 has verified and with which an
+    Operator-Name must agree: left out, it would make one identity for all operators.
+    """
     month = datetime.fromtimestamp(now, UTC).strftime("%Y-%m")
-    named = (operator_realm or "", str(record.record_id), month)
+    named = (fa_realm, str(record.record_id), month)
     identity = b"".join(
         len(part).to_bytes(2, "big") + part for part in (text.encode() for text in named)
     )

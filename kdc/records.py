@@ -285,7 +285,7 @@ class RepeatDecision:
     admission: Admission
     record: Record
     spi: int
-    operator_realm: str | None
+    fa_realm: str  # of Roamkey-FA-NAI, verified
 
 
 Decision = GrantDecision | DenyDecision | RepeatDecision

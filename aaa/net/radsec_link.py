@@ -9,7 +9,7 @@ import asyncio
 import random
 from collections import deque
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Final, Protocol
 
 from aaa.net.packet_connection import PacketConnection
@@ -57,8 +57,8 @@ class Request:
     """One request of a caller, wherever it is on its way."""
 
     code: int
-    attributes: Attributes
-    proxy_states: tuple[bytes, ...]
+    attributes: Attributes = field(repr=False)  # secrets, on the hop to a KDC
+    proxy_states: tuple[bytes, ...] = field(repr=False)
     answered: asyncio.Future[VerifiedResponse]
     sends_left: int = 2  # once, and once more after the first connection has died
     link: Link | None = None  # on which it was sent and is not answered

@@ -11,7 +11,7 @@ from __future__ import annotations
 import hashlib
 import hmac
 import io
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import lru_cache
 from importlib import resources
 from typing import TYPE_CHECKING, Final
@@ -60,8 +60,10 @@ class Packet:
     code: int
     identifier: int
     authenticator: bytes  # 16 octets
-    attributes: Attributes  # (type, value) in packet order, the Message-Authenticator included
-    octets: bytes  # Length octets, padding removed
+    # (type, value) in packet order, the Message-Authenticator included.  Never printed, as the
+    # octets: on the hop to a KDC they are keys.
+    attributes: Attributes = field(repr=False)
+    octets: bytes = field(repr=False)  # Length octets, padding removed
     message_authenticator_at: int  # where its 16 octets begin; 0 if there is none
 
 

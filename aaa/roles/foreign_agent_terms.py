@@ -32,6 +32,7 @@ from kdc.wire.payloads import (
     KeA,
     KeyExchange,
     ReadSaPayload,
+    decode_fa_sa_payloads,
     encode_sa_payload,
 )
 
@@ -110,7 +111,17 @@ def answer_offers(
         if item.agreement is not None and item.agreement.has_computed_value:
             used.append(own_key(item.agreement.key_exchange, keys))
     large = any(not key.group.is_elliptic for key in used)
-    return FaSide(octets, answers, own, has_key_exchange=bool(used), has_large_group=large)
+    return FaSide(
+        octets,
+        answers,
+        own,
+        has_key_exchange=any(
+            proposal.key_exchanges
+            for read in decode_fa_sa_payloads(octets).values()
+            for proposal in read.payload.proposals
+        ),
+        has_large_group=large,
+    )
 
 
 def _own_offer(terms: FaTerms, keys: tuple[DhKey, ...], fa_spi: int | None) -> PreparedOffer | None:
@@ -136,7 +147,9 @@ def _answer(
         return FaAnswer(encode_sa_payload(answer), offer.octets, agreement)
     except NotAcceptable:
         lifetime_s = min(proposal.lifetime_s for proposal in offer.payload.proposals)
-        counter = build_counter_proposal(offer.payload, policy, lifetime_s=lifetime_s)
+        counter = build_counter_proposal(
+            offer.payload, policy, lifetime_s=min(lifetime_s, policy.maximum_lifetime_s)
+        )
         if counter is None:
             return None
         return FaAnswer(encode_sa_payload(counter), offer.octets, None)

@@ -13,11 +13,11 @@ from aaa.exchange import AccessReject, AccessRequest, Peer
 from aaa.proxying import (
     NOT_ROUTABLE,
     OWN_PROXY_STATE_OCTETS,
-    REALM_NAMESPACE,
     Attributes,
     Forward,
     Refuse,
     forward,
+    realm_of_operator,
 )
 from kdc.errors import DENIED_UNKNOWN_HOME_AGENT
 from kdc.wire.registration import decode_home_agent
@@ -66,8 +66,8 @@ def route(
         return Refuse("fa_realm")
     operator_name = access.operator_name
     if operator_name is not None:
-        realm = operator_name[1:].decode("utf-8", "replace").lower()
-        if operator_name[:1] != REALM_NAMESPACE or not peer.may_speak_for(realm):
+        realm = realm_of_operator(operator_name)
+        if realm is None or not peer.may_speak_for(realm):
             return Refuse("operator_realm")
     return forward(
         server,

@@ -12,6 +12,7 @@ from dataclasses import dataclass, field
 from ipaddress import IPv4Address, IPv4Network, IPv6Address
 
 from aaa.exchange import Peer
+from aaa.proxying import realm_of_operator
 from aaa.roles.home_agent_request import OpenedRequest, digest_request
 from aaa.roles.home_agent_terms import (
     X25519_GROUP,
@@ -32,6 +33,7 @@ from kdc.errors import (
     DENIED_IDENTIFICATION,
     DENIED_MN_AUTHENTICATION,
     AuthenticationFailed,
+    ChannelBindingFailed,
     Unavailable,
 )
 from kdc.model import (
@@ -48,7 +50,6 @@ from kdc.wire.advertisement import FaPublicKey
 from kdc.wire.numbers import MAXIMUM_MESSAGE_OCTETS
 from kdc.wire.payloads import KeA, ReadSaPayload
 
-_OPERATOR_REALM = b"1"  # RFC 5580 §4.1: namespace REALM
 _RATE_WINDOW_S = 60
 
 
@@ -131,11 +132,18 @@ class HomeAgent:
         rate: neither changes the record.
         """
         record = opened.record
+        # A denial before step 7 spends the SPI and nothing else: where there is nothing to spend,
+        # a hub's replays under another name must not cost a write each.
+        spends = not record.static_spi and opened.spi in record.unspent
         if opened.nai_mn != record.nai:
+            if not spends:
+                raise AuthenticationFailed("another name than the record's")
             return self._deny(opened, DENIED_MN_AUTHENTICATION)
         try:
             fa_public_key, operator_realm = self._bind_channel(opened, peer)
-        except _BindingFailed:
+        except ChannelBindingFailed:
+            if not spends:
+                raise
             return self._deny(opened, DENIED_FA_AUTHENTICATION)
         digest = digest_request(opened.structured.access)
         identification = Identification.extend(opened.request.identification, now)
@@ -232,22 +240,20 @@ class HomeAgent:
         access = opened.structured.access
         fa_realm = access.fa_nai.realm
         if opened.nai_fa != access.fa_nai or opened.ip_fa != access.nas_address:
-            raise _BindingFailed
+            raise ChannelBindingFailed("channel binding")
         if isinstance(opened.ip_fa, IPv6Address) or (
             opened.ip_fa != opened.request.care_of_address
         ):
             self._check_care_of(opened)
         if not peer.may_speak_for(fa_realm):
-            raise _BindingFailed
+            raise ChannelBindingFailed("channel binding")
         if opened.record.roam is not None and fa_realm not in opened.record.roam:
-            raise _BindingFailed
+            raise ChannelBindingFailed("channel binding")
         operator_realm = None
         if access.operator_name is not None:
-            if access.operator_name[:1] != _OPERATOR_REALM:
-                raise _BindingFailed
-            operator_realm = access.operator_name[1:].decode("utf-8", "replace").lower()
+            operator_realm = realm_of_operator(access.operator_name)
             if operator_realm != fa_realm:
-                raise _BindingFailed
+                raise ChannelBindingFailed("channel binding")
         key = self._select_fa_key(opened, peer)
         _check_fa_values(opened.structured.fa_payloads, key)
         return (key.octets if key is not None else None), operator_realm
@@ -259,7 +265,7 @@ class HomeAgent:
         if isinstance(opened.ip_fa, IPv6Address) and not prefixes:
             return  # PROTOCOL 5.3: compared only if IPv4
         if not any(care_of in prefix for prefix in prefixes):
-            raise _BindingFailed
+            raise ChannelBindingFailed("channel binding")
 
     def _select_fa_key(self, opened: OpenedRequest, peer: Peer) -> FaPublicKey | None:
         keys = opened.structured.fa_public_keys
@@ -267,11 +273,11 @@ class HomeAgent:
             return None
         key = next((key for key in keys if fingerprint(key.octets) == opened.fk), None)
         if key is None:
-            raise _BindingFailed
+            raise ChannelBindingFailed("channel binding")
         pinned = self.policy.pinned_keys
         fa_nai = opened.structured.access.fa_nai
         if pinned is not None and key.public_key not in pinned.get(fa_nai, ()):
-            raise _BindingFailed
+            raise ChannelBindingFailed("channel binding")
         return key
 
     @staticmethod
@@ -311,8 +317,4 @@ def _check_fa_values(fa_payloads: dict[Pair, ReadSaPayload], key: FaPublicKey | 
         for proposal in read.payload.proposals:
             for ke in proposal.key_exchanges:
                 if isinstance(ke, KeA) and ke.group == X25519_GROUP and ke.data != own:
-                    raise _BindingFailed
-
-
-class _BindingFailed(Exception):
-    """Which part of the channel binding failed is told to no one."""
+                    raise ChannelBindingFailed("channel binding")

@@ -83,6 +83,8 @@ def verify_request(
     )
     if record is not None and record.expires_at is not None and record.expires_at <= now:
         known = False
+    if record is not None and record.home_agent != request.home_agent:
+        known = False  # another home agent's, on the same database
     if not authentic or not known or record is None:
         raise AuthenticationFailed("not authenticated")
     return record

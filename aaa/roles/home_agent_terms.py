@@ -51,8 +51,9 @@ Payloads = Mapping[Pair, ReadSaPayload]
 class Refused(NotAcceptable):
     """No agreement for one pair; `counter_proposal` is an SA payload for the MN, or empty."""
 
-    def __init__(self, counter_proposal: bytes = b"") -> None:
+    def __init__(self, pair: Pair, counter_proposal: bytes = b"") -> None:
         super().__init__("no proposal chosen")
+        self.pair = pair
         self.counter_proposal = counter_proposal
 
 
@@ -130,7 +131,7 @@ def _negotiate_for_mn(
         if offer is not None and answer is not None:
             return _check_fa_answer(offer, answer, policy, situation)
         if offer is not None or answer is not None:
-            raise Refused  # nothing that the FA would take, or an answer to no offer
+            raise Refused(pair)  # nothing that the FA would take, or an answer to no offer
         return _without_offer(home, pair, situation.lifetime_s, named=bool(situation.fa_nai.realm))
     if offer is None:
         return _without_offer(home, pair, situation.lifetime_s, named=bool(situation.fa_nai.realm))
@@ -138,7 +139,7 @@ def _negotiate_for_mn(
     try:
         return _outline(offer.octets, select_agreement(offer.payload, policy), policy, situation)
     except NotAcceptable:
-        raise Refused(_counter_proposal(offer, policy)) from None
+        raise Refused(pair, _counter_proposal(offer, policy)) from None
 
 
 def _negotiate_for_fa(
@@ -149,13 +150,16 @@ def _negotiate_for_fa(
             home, Pair.FA_HA, situation.lifetime_s, named=bool(situation.fa_nai.realm)
         )
     policy = _for_ke_c(home.policies[Pair.FA_HA], offer, situation.fa_spi)
+    if policy.clear_fa_keys and situation.fa_spi is not None:
+        # A secret in the clear is for an FA without a key alone (section 8), whatever a hub adds.
+        policy = dataclasses.replace(policy, clear_fa_keys=False)
     if situation.fa_spi is None:  # clear FA keys have been granted, and only then may 240 stand
         policy = dataclasses.replace(policy, clear_fa_keys=True)
     try:
         agreement = select_agreement(offer.payload, policy)
         return _outline(offer.octets, agreement, policy, situation)
     except NotAcceptable:
-        raise Refused from None
+        raise Refused(Pair.FA_HA) from None
 
 
 def _check_fa_answer(
@@ -163,7 +167,7 @@ def _check_fa_answer(
 ) -> Outline:
     """Pairs 2 and 4: the FA's answer is one of the MN's offers and within our own policy."""
     if is_counter_proposal(offer.payload, answer.payload):
-        raise Refused(answer.octets)
+        raise Refused(offer.payload.pair, answer.octets)
     policy = _for_ke_c(policy, offer, situation.spi)
     try:
         agreement = verify_within(verify_answer(offer.payload, answer.payload), policy)
@@ -172,7 +176,7 @@ def _check_fa_answer(
             if isinstance(ke, KeA) and ke.group == X25519_GROUP:
                 check_x25519(ke.data)  # home has no part in this exchange, and makes none
     except (NotAcceptable, Malformed):
-        raise Refused from None
+        raise Refused(offer.payload.pair) from None
     terms = dataclasses.replace(outline.terms, answered=answer.octets)
     return Outline(terms)
 

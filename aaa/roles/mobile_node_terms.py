@@ -89,7 +89,9 @@ class Negotiation:
         history, counter = self.histories.get(pair, History()), self.counters.get(pair)
         if counter is not None:
             try:
-                return prepare_counter_offer(counter, policy, history, keys=keys)
+                return prepare_counter_offer(
+                    counter, policy, plan, history, keys=keys, ke_c_spi=spi
+                )
             except NotAcceptable:
                 pass  # what we would not have offered: go on with what we would
         offer = prepare_offer(pair, policy, plan, history, keys=keys, ke_c_spi=spi)

@@ -162,9 +162,9 @@ class AgentServer:
 
     async def _relay(self, relayed: Relayed, source: Address) -> None:
         """Steps 3 and 11 with the RADIUS exchange between them."""
-        attributes = encode_access_request(relayed.access, self._vendor_id)
         packet: VerifiedResponse | None = None
         try:
+            attributes = encode_access_request(relayed.access, self._vendor_id)
             packet = await self._client.exchange(
                 ACCESS_REQUEST, attributes, self._secret, self._server
             )

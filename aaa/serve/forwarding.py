@@ -13,11 +13,12 @@ from aaa.radius.counters import Counters
 from aaa.radius.errors import NoAnswer
 from aaa.radius.packet import ACCESS_REQUEST
 from aaa.serve.radius_server import Transaction
-from kdc.errors import ReplyRefused, Unavailable
+from kdc.errors import LocalError, ReplyRefused, Unavailable
 from kdc.model import Secret
 
 NO_ANSWER: Final = "no_answer"
 REPLY_DISCARDED: Final = "reply_discarded"
+TOO_LONG: Final = "response_too_long"
 
 
 @dataclass(frozen=True, slots=True)
@@ -63,7 +64,11 @@ class Forwarder:
             transaction.forget()
             raise
         else:
-            transaction.respond(reply.code, attributes)
+            try:
+                transaction.respond(reply.code, attributes)
+            except LocalError:
+                self._counters.add(f"{self._prefix}.{TOO_LONG}")
+                transaction.forget()
 
     async def drain(self) -> None:
         """Waits for what is under way; each ends by its own timeout."""

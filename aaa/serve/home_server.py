@@ -18,14 +18,18 @@ from aaa.radius.attributes import decode_access_request
 from aaa.radius.clients import ClientTable
 from aaa.radius.counters import Counters
 from aaa.radius.errors import MalformedPacket
-from aaa.radius.packet import ACCESS_REJECT
+from aaa.radius.packet import ACCESS_REJECT, proxy_states
 from aaa.roles.home_aaa import Admitted, admit, route
 from aaa.serve.forwarding import Forwarder, NextHop
 from aaa.serve.radius_server import RadiusServer, Transaction
 from aaa.serve.registering import Answering, HomeAgentService
-from kdc.errors import RemoteError
+from kdc.errors import DENIED_POORLY_FORMED, RemoteError
 
 REFUSED: Final = "home.refused"  # one counter for each reason
+MAXIMUM_PROXY_STATES: Final = 32
+# 4,096 less header, signature, a reply of 3,072 in its pieces, and all other attributes: 600, of
+# which each Proxy-State's own two octets are taken.
+_PROXY_STATE_OCTETS: Final = 600 - 2 * MAXIMUM_PROXY_STATES
 
 
 @dataclass(frozen=True, slots=True)
@@ -74,6 +78,12 @@ class HomeServer:
 
     def _on_request(self, transaction: Transaction) -> None:
         """Steps 4 and 5; raises what is wrong with the request."""
+        states = proxy_states(transaction.request.attributes)
+        if len(states) > MAXIMUM_PROXY_STATES or sum(map(len, states)) > _PROXY_STATE_OCTETS:
+            # They are echoed: what would leave no room for a reply must not be granted.
+            self._counters.add(f"{REFUSED}.proxy_states")
+            self._answering.answer(transaction, AccessReject(DENIED_POORLY_FORMED))
+            return
         access = decode_access_request(transaction.request, self._vendor_id)
         # Step 4
         admitted = admit(

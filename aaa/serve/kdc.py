@@ -247,7 +247,7 @@ def decision_of(ask: Settleable, admission: Admission, record: Record) -> Decisi
                 refusal.rounds,
             )
         case RepeatRequest():
-            return RepeatDecision(admission, record, spi, ask.operator_realm)
+            return RepeatDecision(admission, record, spi, ask.fa_realm)
 
 
 async def serve_kdc(

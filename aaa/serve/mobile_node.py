@@ -87,16 +87,19 @@ class StateFile:
             return MobileNodeState.enrolled(self._enrolment)
         except (OSError, ValueError):
             raise LocalError(f"{self._path}: expected the state of a mobile node") from None
-        if content.get("nai") != str(self._enrolment.nai):
+        if not isinstance(content, dict) or content.get("nai") != str(self._enrolment.nai):
             raise LocalError(f"{self._path}: expected the state of {self._enrolment.nai}")
-        return MobileNodeState(
-            self._enrolment,
-            tuple(content["unspent"]),
-            content["spent"],
-            _identification(content["last"]),
-            _identification(content["answered"]),
-            content["offset_s"],
-        )
+        try:
+            return MobileNodeState(
+                self._enrolment,
+                tuple(content["unspent"]),
+                content["spent"],
+                _identification(content["last"]),
+                _identification(content["answered"]),
+                content["offset_s"],
+            )
+        except (KeyError, TypeError):
+            raise LocalError(f"{self._path}: expected the state of a mobile node") from None
 
     def store(self, state: MobileNodeState) -> None:
         content = {

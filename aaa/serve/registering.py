@@ -18,12 +18,13 @@ from aaa.serve.radius_server import Transaction
 from aaa.serve.registrar import Registrar
 from aaa.serve.registrations import RegistrationPipeline, Work
 from kdc.distribution import KeyDistribution
-from kdc.errors import RemoteError
+from kdc.errors import LocalError, RemoteError
 from kdc.keyuse.table import DEFAULT_OVERLAP_S, Endpoint, Grant
 from kdc.keyuse.traffic import Party
 from kdc.model import SecurityAssociation, alias_nai
 from kdc.records import Issued, VerifiedRegistration
 
+TOO_LONG: Final = "home.response_too_long"
 DENIALS: Final = "home.denials"  # one counter for each code: home.denials.131
 
 
@@ -121,4 +122,9 @@ class Answering:
             return
         if isinstance(response, AccessReject):
             self._counters.add(f"{DENIALS}.{response.code}")
-        transaction.respond(*encode_access_response(response, self._vendor_id))
+        try:
+            transaction.respond(*encode_access_response(response, self._vendor_id))
+        except LocalError:
+            # Longer than a packet: as a response that was lost, and nobody else's is.
+            self._counters.add(TOO_LONG)
+            transaction.forget()

@@ -59,9 +59,7 @@ class Registrar:
                     verdict.rounds,
                 )
             case Repeat():
-                operator = opened.structured.access.operator_name
-                # The channel binding has seen that it is a realm (PROTOCOL 5.3 step 6).
-                realm = operator[1:].decode().lower() if operator is not None else None
+                realm = opened.structured.access.fa_nai.realm
                 return RepeatDecision(admission, opened.record, opened.spi, realm)
 
     def respond(self, opened: OpenedRequest, settled: Settled) -> AccessResponse:

@@ -121,4 +121,4 @@ def _request_of(decision: Decision) -> KeyRequest:
             refusal = Refusal(decision.denied, decision.digest, decision.last_seen, decision.rounds)
             return DenyRequest(state, refusal)
         case _:
-            return RepeatRequest(state, decision.operator_realm)
+            return RepeatRequest(state, decision.fa_realm)

@@ -108,11 +108,26 @@ def prepare_offer(
 
 
 def prepare_counter_offer(
-    counter: SaPayload, policy: Policy, history: History, *, keys: tuple[DhKey, ...] = ()
+    counter: SaPayload,
+    policy: Policy,
+    plan: OfferPlan,
+    history: History,
+    *,
+    keys: tuple[DhKey, ...] = (),
+    ke_c_spi: int | None = None,
 ) -> PreparedOffer:
-    """The next offer out of a counter-proposal; raises `NotAcceptable` if nothing in it is ours."""
-    kes = tuple(key_exchange_of(key) for key in keys)
-    return _prepared(take_counter_proposal(counter, policy, history, key_exchanges=kes), keys)
+    """The next offer of this plan out of a counter-proposal.
+
+    Raises `NotAcceptable` if nothing in it is ours.
+    """
+    taken = take_counter_proposal(
+        counter,
+        policy,
+        history,
+        mode=plan.mode,
+        key_exchanges=_key_exchanges(plan, keys, ke_c_spi),
+    )
+    return _prepared(taken, keys)
 
 
 def _prepared(payload: SaPayload, keys: tuple[DhKey, ...]) -> PreparedOffer:

@@ -62,7 +62,7 @@ def build_offer(  # noqa: PLR0913 - each is a part of the offer
     Each proposal number carries all `key_exchanges` anew, as many numbers as the limits of
     PROTOCOL 4.3 hold.
     """
-    attributes = () if mode is None else (Attribute(KEY_MODE, mode.to_bytes(2, "big")),)
+    attributes = _mode_attributes(mode)
     numbered = itertools.count(history.highest_number + 1)
     groups: list[tuple[Proposal, ...]] = []
     for suites in policy.preferred:
@@ -100,27 +100,40 @@ def take_counter_proposal(
     policy: Policy,
     history: History,
     *,
+    mode: Mode | None = None,
     key_exchanges: tuple[KeyExchange, ...] = (),
 ) -> SaPayload:
     """The offer of the next request: what of the counter-proposal we would have offered ourselves.
 
-    Of each proposal number the first such combination stays, numbers and octets of its transforms
-    kept; KEs are ours.  Raises `NotAcceptable` if nothing stays.
+    Of each proposal number the first such combination of suites stays, under its numbers; mode and
+    KEs are those of our own plan, or a counter-proposal could take forward secrecy or the KDC's
+    secret away.  Raises `NotAcceptable` if nothing stays.
     """
     if counter.proposals[0].number <= history.highest_number:
         raise NotAcceptable("counter-proposal numbers are not above those used")
     groups: list[tuple[Proposal, ...]] = []
     for group in proposals_by_number(counter):
-        for chosen, mode in combinations(group, policy):
+        for chosen, proposed in combinations(group, policy):
             suites = tuple(Suite(p.protocol_id, p.transforms[0].transform_id) for p in chosen)
-            lacks_value = mode is Mode.STATELESS and not key_exchanges
-            if suites in policy.preferred and suites not in history.rejected and not lacks_value:
-                groups.append(tuple(replace(proposal, spi=0) for proposal in chosen))
+            ours = suites in policy.preferred and suites not in history.rejected
+            if ours and proposed in (None, mode):
+                groups.append(tuple(_in_mode(proposal, mode) for proposal in chosen))
                 break
     taken = _join(counter.pair, groups, key_exchanges)
     if taken is None:
         raise NotAcceptable("counter-proposal that our own policy would not have offered")
     return taken
+
+
+def _in_mode(proposal: Proposal, mode: Mode | None) -> Proposal:
+    """The proposal, whose one transform names our mode and no other attribute, as our offers do."""
+    transform = proposal.transforms[0]
+    transform = replace(transform, attributes=_mode_attributes(mode))
+    return replace(proposal, spi=0, transforms=(transform,), key_exchanges=())
+
+
+def _mode_attributes(mode: Mode | None) -> tuple[Attribute, ...]:
+    return () if mode is None else (Attribute(KEY_MODE, mode.to_bytes(2, "big")),)
 
 
 def _join(

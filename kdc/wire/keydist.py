@@ -83,7 +83,7 @@ class RepeatRequest:
     """A `RepeatDecision` without the record."""
 
     state: items.State
-    operator_realm: str | None
+    fa_realm: str
 
 
 KeyRequest = AdmitRequest | GrantRequest | DenyRequest | RepeatRequest
@@ -116,8 +116,7 @@ def encode_key_request_message(request: KeyRequest, vendor_id: int) -> bytes:
             return w.message(Message.DENY)
         case RepeatRequest():
             w.item(Item.STATE, items.write_state(request.state))
-            if request.operator_realm is not None:
-                w.item(Item.OPERATOR, request.operator_realm.encode())
+            w.item(Item.FA_REALM, request.fa_realm.encode())
             return w.message(Message.REPEAT)
 
 
@@ -133,7 +132,8 @@ def decode_key_request_message(octets: bytes, vendor_id: int) -> KeyRequest:
             state = items.read_state(r.take(Item.STATE))
             request = DenyRequest(state, items.read_refusal(r.take(Item.DENIED)))
         case Message.REPEAT:
-            request = RepeatRequest(items.read_state(r.take(Item.STATE)), r.operator_realm())
+            state = items.read_state(r.take(Item.STATE))
+            request = RepeatRequest(state, items.decode_realm(r.take(Item.FA_REALM).rest()))
         case _:
             raise Malformed("not a request")
     r.finish()

@@ -60,6 +60,7 @@ class Item(enum.IntEnum):
     WRAPPING_KEY = 45
     ANSWERED = 46  # one SA's carrier, keys and answered payload
     FATE = 47
+    FA_REALM = 48  # verified
 
 
 # --- parts of items -------------------------------------------------------------------------

@@ -139,13 +139,20 @@ class SaPayload:
 
 
 def with_spi(octets: bytes, spi: int) -> bytes:
-    """An encoded SA payload with the SPI of each proposal set; every other octet stays."""
-    filled = bytearray(octets)
-    position = HEADER_OCTETS
-    while position < len(filled):
-        if filled[position] == PROPOSAL:
-            filled[position + _SPI_AT : position + _SPI_AT + 4] = spi.to_bytes(4, "big")
-        position += int.from_bytes(filled[position + 2 : position + HEADER_OCTETS], "big")
+    """An encoded SA payload with the SPI of each proposal set; every other octet stays.
+
+    Raises `Malformed` for octets that are none.
+    """
+    reader, filled = Reader(octets), bytearray(octets)
+    reader.octets(HEADER_OCTETS)
+    while reader.remaining:
+        start = reader.position
+        payload_type, _, length_octets = _read_header(reader)
+        reader.octets(length_octets)
+        if payload_type == PROPOSAL:
+            if length_octets + HEADER_OCTETS < _SPI_AT + 4:
+                raise Malformed("proposal too short")
+            filled[start + _SPI_AT : start + _SPI_AT + 4] = spi.to_bytes(4, "big")
     return bytes(filled)
 
 

@@ -112,7 +112,7 @@ async def test_keys_are_lent_only_for_records_of_ones_own_address(split: SplitHo
             grant,
             dataclasses.replace(grant, home_agent_nai=Nai.parse(f"ha2@{REALM}")),
             DenyRequest(grant.state, denied),
-            RepeatRequest(grant.state, None),
+            RepeatRequest(grant.state, "visited.example"),
         ):
             assert await other.ask(request) is Fate.CONFLICT
         assert everything(split) == before
@@ -120,8 +120,8 @@ async def test_keys_are_lent_only_for_records_of_ones_own_address(split: SplitHo
         assert isinstance(settled, Settled) and isinstance(settled.outcome, Issued)
         after = State(grant.state.spi, grant.state.revision + 1)
         written = everything(split)
-        assert await other.ask(RepeatRequest(after, None)) is Fate.CONFLICT
-        again = await ours.ask(RepeatRequest(after, None))
+        assert await other.ask(RepeatRequest(after, "visited.example")) is Fate.CONFLICT
+        again = await ours.ask(RepeatRequest(after, "visited.example"))
         assert isinstance(again, Settled)
         # An exchange that is shown again tells no more than the first time.
         assert [a.secret for a in _issued(again)] == [a.secret for a in _issued(settled)]

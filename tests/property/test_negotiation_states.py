@@ -496,7 +496,7 @@ class Parties(RuleBasedStateMachine):
 
 LEAST = {
     **dict.fromkeys(PLANS, 5),
-    "Registered 0": 100,
+    "Registered 0": 30,
     "Deregistered 0": 3,
     "DeniedByHome 129": 60,
     "DeniedByHome 133": 20,

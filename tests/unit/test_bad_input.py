@@ -550,8 +550,8 @@ def test_a_node_does_not_take_a_counter_proposal_of_a_suite_once_rejected() -> N
     counter = decode_sa_payload(sa(proposal(number=2), proposal(transform(1, 28), number=3)))
     world.negotiation = world.negotiation.refused((first,), {Pair.MN_HA: counter})
     (offer,) = world.offers()
-    # Of the counter-proposal only what was not rejected stays, under its number.
-    assert offer.octets == sa(proposal(transform(1, 28), number=3))
+    # Of the counter-proposal only what was not rejected stays, under its number, in our own mode.
+    assert offer.octets == sa(proposal(transform(1, 28, "80800002"), number=3))
     world.negotiation = world.negotiation.refused((offer,), {Pair.MN_HA: counter})
     assert not world.negotiation.can_offer(world.mn_terms)
 

@@ -184,9 +184,8 @@ REQUESTS: dict[str, tuple[KeyRequest, bytes]] = {
     ),
     "repeat": (
         RepeatRequest(STATE, "visited.example"),
-        h("01040000", STATE_ITEM, cvse(39, b"visited.example".hex())),
+        h("01040000", STATE_ITEM, cvse(48, b"visited.example".hex())),
     ),
-    "repeat-without-operator": (RepeatRequest(STATE, None), h("01040000", STATE_ITEM)),
 }
 
 RECORD = Record(
@@ -203,7 +202,7 @@ RECORD = Record(
     last_spent=0x1116F,
     last_seen=IDENTIFICATION,
     rounds=1,
-    accepted_at=(1_799_999_990, 1_799_999_995),
+    accepted_at=(1_799_999_990, 1_799_999_995, 1_799_999_995),
     last_digest=b"\xdd" * 32,
     current_fa=Nai.parse("fa1@visited.example"),
     current_home_address=IPv4Address("10.1.2.3"),
@@ -271,8 +270,8 @@ REPLIES: dict[str, tuple[KeyReply, bytes]] = {
                 "00000001f0000001",
                 "aabbccdd",  # seen last
                 "02",
-                "0006651727ffe980",
-                "00066517284c34c0",  # accepted at
+                "000000006b49d1f60001",
+                "000000006b49d1fb0002",  # accepted at, and how often in that second
                 "01",
                 "20",
                 "dd" * 32,  # digest
@@ -525,7 +524,7 @@ def test_items_that_have_no_place(decode: Decode, golden: bytes) -> None:
 
 
 @everything
-@pytest.mark.parametrize("vendor_type", [0, 7, 8, 11, 13, 31, 48, 255, 65535])
+@pytest.mark.parametrize("vendor_type", [0, 7, 8, 11, 13, 31, 49, 255, 65535])
 def test_an_unknown_item(decode: Decode, golden: bytes, vendor_type: int) -> None:
     with pytest.raises((Malformed, UnknownVendor)):
         decode(golden + h(cvse(vendor_type, "00")), VENDOR_ID)
