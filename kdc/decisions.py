@@ -174,9 +174,10 @@ def _check_denial(decision: DenyDecision) -> None:
     administrative = denied.code == DENIED_ADMINISTRATIVELY
     if denied.challenge != passed and not administrative:
         raise Impossible("a challenge where there is none, or none where there is one")
+    negotiated = administrative and denied.challenge
+    if (denied.counter_proposal or denied.pair is not None) and not negotiated:
+        raise Impossible("a negotiation that failed, in a denial of another kind")
     if denied.counter_proposal:
-        if not (administrative and denied.challenge):
-            raise Impossible("a counter-proposal to a denial of another kind")
         decode_sa_payload(denied.counter_proposal)
     failed = count_failure(record.rounds)[0]
     if decision.rounds != record.rounds and not (administrative and decision.rounds == failed):

@@ -24,8 +24,9 @@ _SECRET_LABEL: Final = b"roamkey secret v1"
 _KEYS_KIND: Final = b"\x00"
 _W_OCTETS: Final = 64
 _WRAPPED_OCTETS: Final = 116
-_DENIED: Final = struct.Struct(">BB?I")
-_DENIED_TAIL: Final = struct.Struct(">?I")
+_DENIED: Final = struct.Struct(">BB?IB")
+_DENIED_TAIL: Final = struct.Struct(">?IB")
+_NO_PAIR: Final = 0
 _ASSOCIATION: Final = struct.Struct(">BBBBBII8s")
 
 
@@ -47,7 +48,8 @@ def secret_octets(pair: Pair, mode: Mode, derivation: int, suites: tuple[Suite, 
 def encode_outcome(outcome: Issued | Denied) -> Secret:
     """Octets that `decode_outcome` turns into an equal value."""
     if isinstance(outcome, Denied):
-        head = _DENIED.pack(_FORMAT, outcome.code, outcome.challenge, outcome.at)
+        pair = _NO_PAIR if outcome.pair is None else outcome.pair
+        head = _DENIED.pack(_FORMAT, outcome.code, outcome.challenge, outcome.at, pair)
         return Secret(head + _short(outcome.state) + outcome.counter_proposal)
     wrapping = outcome.wrapping_key
     if outcome.seed is None:
@@ -73,9 +75,10 @@ def decode_outcome(sealed: Secret) -> Issued | Denied:
         raise Malformed("an outcome of another format")
     code = reader.u8()
     if code != _GRANTED:
-        challenge, at = _DENIED_TAIL.unpack(reader.octets(_DENIED_TAIL.size))
+        challenge, at, number = _DENIED_TAIL.unpack(reader.octets(_DENIED_TAIL.size))
         state = reader.octets(reader.u8())
-        return Denied(code, challenge, at, reader.rest(), state)
+        pair = None if number == _NO_PAIR else _read_pair(number)
+        return Denied(code, challenge, at, reader.rest(), state, pair)
     alias, class_id, lifetime_s = reader.octets(8), reader.octets(8), reader.u16()
     home_address, seed = IPv4Address(reader.octets(4)), Secret(reader.octets(SEED_OCTETS))
     wrapping = None
@@ -89,6 +92,13 @@ def decode_outcome(sealed: Secret) -> Issued | Denied:
 
 def _short(octets: bytes) -> bytes:
     return bytes((len(octets),)) + octets
+
+
+def _read_pair(number: int) -> Pair:
+    try:
+        return Pair(number)
+    except ValueError:
+        raise Malformed("a pair of another release") from None
 
 
 def _encode_association(item: IssuedAssociation) -> bytes:

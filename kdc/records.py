@@ -229,6 +229,7 @@ class Denied:
     at: int = 0  # the home's Unix second, which a 133 tells
     counter_proposal: bytes = b""  # an SA payload (PROTOCOL section 6)
     state: bytes = b""  # 8, of an Access-Challenge
+    pair: Pair | None = None  # whose negotiation failed, where the denial tells it
 
 
 # --- what a home agent and its KDC say to each other -----------------------------------------

@@ -107,6 +107,7 @@ class Deny:
     rounds: int
     challenge: bool  # an Access-Challenge with a reply, else an Access-Reject
     counter_proposal: bytes = b""
+    pair: Pair | None = None  # whose negotiation failed, where the denial is to tell it
 
 
 @dataclass(frozen=True, slots=True)
@@ -194,7 +195,7 @@ class HomeAgent:
                 self.policy.terms, offers, opened.structured.fa_payloads, situation
             )
         except Refused as refused:
-            return self._no_proposal_chosen(grant, refused.counter_proposal)
+            return self._no_proposal_chosen(grant, refused.pair, refused.counter_proposal)
         self._check_rate(opened.record, now)
         agreeable = Agreeable(grant, outlines)
         return agreeable if agreeable.exponentiations else self.conclude(agreeable, {})
@@ -202,8 +203,9 @@ class HomeAgent:
     def conclude(self, agreeable: Agreeable, shares: Mapping[Pair, DhShare | None]) -> Grant | Deny:
         """The grant with all its terms; a share is None where a public value was refused (7.3)."""
         made = {pair: share for pair, share in shares.items() if share is not None}
-        if len(made) != len(agreeable.exponentiations):
-            return self._no_proposal_chosen(agreeable.grant, b"")
+        for wanted in agreeable.exponentiations:
+            if wanted.pair not in made:
+                return self._no_proposal_chosen(agreeable.grant, wanted.pair)
         terms = complete(agreeable.outlines, made)
         grant = agreeable.grant
         if any(item.answered for item in terms):  # without an answer a reply always fits
@@ -213,7 +215,7 @@ class HomeAgent:
                 realm_octets=len(self.policy.realm),
             )
             if octets > MAXIMUM_MESSAGE_OCTETS:
-                return self._no_proposal_chosen(grant, b"")
+                return self._no_proposal_chosen(grant)
         return Grant(grant.opened, grant.verified.with_terms(terms), grant.digest)
 
     @staticmethod
@@ -291,9 +293,16 @@ class HomeAgent:
         return opened.ip_mn == record.home_address
 
     @staticmethod
-    def _no_proposal_chosen(grant: Grant, counter_proposal: bytes) -> Deny:
-        """129 with Status 14; the third failure in a row is an Access-Reject (PROTOCOL 6)."""
+    def _no_proposal_chosen(
+        grant: Grant, pair: Pair | None = None, counter_proposal: bytes = b""
+    ) -> Deny:
+        """129 with Status 14; the third failure in a row is an Access-Reject (PROTOCOL 6).
+
+        `pair` is the one that failed; told where neither a counter-proposal nor being the first
+        tells it, so that the node does not give up suites that nobody refused.
+        """
         rounds, final = count_failure(grant.opened.record.rounds)
+        told = pair is not Pair.MN_HA and not final and not counter_proposal
         return Deny(
             grant.opened,
             DENIED_ADMINISTRATIVELY,
@@ -302,6 +311,7 @@ class HomeAgent:
             rounds,
             challenge=not final,
             counter_proposal=b"" if final else counter_proposal,
+            pair=pair if told else None,
         )
 
     def _check_rate(self, record: Record, now: float) -> None:

@@ -27,7 +27,7 @@ from kdc.sealing import seal_extension, seal_ke_c, transcript, with_secret
 from kdc.wire import numbers
 from kdc.wire.advertisement import FaPublicKey
 from kdc.wire.association import KIND_OF_PAIR, encode_sa_info, sa_info_of
-from kdc.wire.extensions import Extension, encode_next_spi, encode_status
+from kdc.wire.extensions import Extension, encode_failed_pair, encode_next_spi, encode_status
 from kdc.wire.numbers import Kind
 from kdc.wire.parts import (
     encode_authenticator_head,
@@ -225,7 +225,8 @@ def build_denial(
     counter = [denied.counter_proposal] if denied.counter_proposal else []
     clear = encode_sa_payloads(policy.vendor_id, counter)
     if denied.code == DENIED_ADMINISTRATIVELY:
-        status = Extension(numbers.STATUS, 0, encode_status(NO_PROPOSAL_CHOSEN))
+        detail = encode_failed_pair(denied.pair) if denied.pair is not None else ""
+        status = Extension(numbers.STATUS, 0, encode_status(NO_PROPOSAL_CHOSEN, detail))
         clear += encode_extensions(policy.vendor_id, [status])
     infos = [(numbers.NEXT_SPI, encode_next_spi(next_spis))] if next_spis else []
     return _seal_for_mn(opened, header, infos, clear, policy)

@@ -64,7 +64,7 @@ class HomeTerms:
     policies: Mapping[Pair, Policy]
     suites: tuple[Suite, ...]  # where a pair is not offered
     _defaults: dict[tuple[int, bool], tuple[Outline, ...]] = field(
-        default_factory=dict, repr=False, compare=False
+        default_factory=dict, init=False, repr=False, compare=False
     )
 
     def defaults(self, lifetime_s: int, *, named: bool) -> tuple[Outline, ...]:

@@ -38,7 +38,7 @@ from kdc.negotiation import PreparedOffer
 from kdc.sealing import seal_extension
 from kdc.wire import numbers
 from kdc.wire.advertisement import FaAnnouncement
-from kdc.wire.extensions import decode_status
+from kdc.wire.extensions import decode_failed_pair, decode_status
 from kdc.wire.numbers import Kind
 from kdc.wire.parts import (
     encode_authenticator_head,
@@ -129,6 +129,11 @@ class DeniedByHome:
     notify_type: int | None = None
     detail: str = ""
     counter_proposals: Mapping[Pair, SaPayload] = field(default_factory=dict)
+
+    @property
+    def failed_pair(self) -> Pair | None:
+        """Whose negotiation failed, where home tells it."""
+        return decode_failed_pair(self.detail)
 
     @property
     def is_negotiable(self) -> bool:

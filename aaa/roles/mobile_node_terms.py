@@ -112,12 +112,15 @@ class Negotiation:
         return replace(self, standing=advance(self.standing, Event.EXHAUSTED))
 
     def refused(
-        self, offers: tuple[PreparedOffer, ...], counters: Mapping[Pair, SaPayload]
+        self,
+        offers: tuple[PreparedOffer, ...],
+        counters: Mapping[Pair, SaPayload],
+        failed: Pair | None = None,
     ) -> Negotiation:
         """After a 129 with Status 14; after the third one nothing more is offered.
 
-        A counter-proposal tells for which pair it is; without one, no suite of these offers is
-        offered again.
+        A counter-proposal tells for which pair it is, or the Status which one `failed` (FA-HA:
+        none of ours); where neither does, no suite of these offers is offered again.
         """
         failures = self.failures + 1
         if failures >= MAXIMUM_ROUNDS:
@@ -125,6 +128,7 @@ class Negotiation:
         histories = dict(self.histories)
         for offer in offers:
             pair = offer.payload.pair
-            if not counters or pair in counters:
+            told = counters or (() if failed is None else (failed,))
+            if not told or pair in told:
                 histories[pair] = histories.get(pair, History()).rejecting(offer.payload)
         return Negotiation(advance(self.standing, Event.REFUSED), failures, histories, counters)

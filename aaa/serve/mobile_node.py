@@ -227,7 +227,7 @@ def _refused(
     """The negotiation after a denial, failed where there is nothing more to offer."""
     if not answer.is_negotiable or not offers:
         return negotiation.exhausted()
-    after = negotiation.refused(offers, answer.counter_proposals)
+    after = negotiation.refused(offers, answer.counter_proposals, answer.failed_pair)
     if after.standing is Standing.READY and not after.can_offer(terms):
         return after.exhausted()
     return after

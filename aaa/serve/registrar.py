@@ -48,6 +48,7 @@ class Registrar:
                     verdict.challenge,
                     at=int(admission.clock),
                     counter_proposal=verdict.counter_proposal,
+                    pair=verdict.pair,
                 )
                 return DenyDecision(
                     admission,

@@ -22,7 +22,7 @@ from aaa.serve.exponentiation import ExponentiationPool
 from aaa.serve.registrar import Registrar
 from kdc.crypto.dh import DhJob, DhShare, private_octets
 from kdc.distribution import KeyDistribution
-from kdc.errors import DENIED_RESOURCES, RemoteError, Unavailable
+from kdc.errors import DENIED_RESOURCES, LocalError, RemoteError, RoamkeyError, Unavailable
 from kdc.model import Pair, Secret
 from kdc.records import Admission, Fate, Issued, Settled, VerifiedRegistration
 
@@ -37,6 +37,7 @@ CONFLICTS: Final = "home.conflicts"
 COMMIT_UNKNOWN: Final = "home.commit_unknown"
 REFUSED: Final = "home.commit_refused"
 SHED: Final = "home.shed"
+UNANSWERABLE: Final = "home.unanswerable"  # what a mistake of ours keeps from its answer, alone
 
 
 @dataclass(slots=True, eq=False)
@@ -80,6 +81,7 @@ class RegistrationPipeline:
         self._clock = clock
         self._batches: Batches[Work] = Batches(self._run)
         self._slow: set[asyncio.Task[None]] = set()
+        self._slow_records: set[int] = set()  # those of the requests under way alone
 
     def submit(self, work: Work) -> None:
         """Takes the request in, or answers 130 at once where too many are waiting."""
@@ -122,16 +124,38 @@ class RegistrationPipeline:
         for work in batch:
             work.attempts += 1
         admissions = await self._kdc.admit([work.structured.request for work in batch])
-        judged = await self._judge(batch, admissions)
+        judged, conflicts = self._one_of_each_record(await self._judge(batch, admissions))
         slow = [item for item in judged if not all(e.group.is_elliptic for e in _wanted(item))]
         for item in slow:
             # A large group takes as long as a hundred registrations: it leaves the batch.
+            self._slow_records.add(item.record_id)
             task = asyncio.get_running_loop().create_task(self._finish_alone(item))
             self._slow.add(task)
             task.add_done_callback(self._on_slow_done)
         quick = [item for item in judged if item not in slow]
         await self._exponentiate(quick)
-        return await self._settle(quick)
+        return conflicts + await self._settle(quick)
+
+    def _one_of_each_record(self, judged: list[_Judged]) -> tuple[list[_Judged], list[Work]]:
+        """Those whose keys may be made, and those that come after another one of their record.
+
+        Of one record one request can be committed; a hub that replays it a hundred times must not
+        have a hundred exponentiations made.
+        """
+        taken: set[int] = set()
+        kept, conflicts = [], []
+        for item in judged:
+            if isinstance(item.verdict, Repeat):
+                kept.append(item)
+            elif item.record_id in self._slow_records:
+                item.work.answer(None)  # a retransmission finds what has been committed by then
+            elif item.record_id in taken:
+                self._counters.add(CONFLICTS)
+                conflicts.append(item.work)
+            else:
+                taken.add(item.record_id)
+                kept.append(item)
+        return kept, conflicts
 
     async def _finish_alone(self, item: _Judged) -> None:
         try:
@@ -140,6 +164,8 @@ class RegistrationPipeline:
         except BaseException:
             item.work.answer(None)
             raise
+        finally:
+            self._slow_records.discard(item.record_id)
         self._batches.put_back(again)
         self._batches.start()
 
@@ -172,7 +198,12 @@ class RegistrationPipeline:
                 if self._on_granted is not None:
                     self._on_granted(verdict.verified, fate.outcome)
             # Step 9
-            work.answer(self._registrar.respond(verdict.opened, fate))
+            try:
+                response = self._registrar.respond(verdict.opened, fate)
+            except RoamkeyError:  # committed, and as a reply that was lost (PROTOCOL 5.5)
+                self._counters.add(UNANSWERABLE)
+                response = None
+            work.answer(response)
         elif fate is Fate.UNKNOWN:
             # DESIGN section 4: no reply; the retransmission finds the row, or does not.
             self._counters.add(COMMIT_UNKNOWN)
@@ -195,6 +226,9 @@ class RegistrationPipeline:
                 verdict = self._registrar.judge(work.structured, admission, work.peer)
             except RemoteError as error:
                 work.answer(AccessReject(error.reply_code))
+            except LocalError:
+                self._counters.add(UNANSWERABLE)
+                work.answer(AccessReject(DENIED_RESOURCES))
             else:
                 judged.append(_Judged(work, admission, verdict))
         return judged
@@ -228,7 +262,11 @@ class RegistrationPipeline:
             shares.setdefault(id(item), {})[e.pair] = share
         for item in waiting:
             assert isinstance(item.verdict, Agreeable)
-            item.verdict = self._registrar.home_agent.conclude(item.verdict, shares[id(item)])
+            try:
+                item.verdict = self._registrar.home_agent.conclude(item.verdict, shares[id(item)])
+            except RoamkeyError:  # stays `Agreeable`: nothing of it is committed
+                self._counters.add(UNANSWERABLE)
+                item.work.answer(AccessReject(DENIED_RESOURCES))
 
 
 @dataclass(slots=True, eq=False)
@@ -238,6 +276,11 @@ class _Judged:
     work: Work
     admission: Admission
     verdict: Verdict
+
+    @property
+    def record_id(self) -> int:
+        assert self.admission.record is not None  # a verdict is of a record
+        return self.admission.record.record_id
 
 
 def _wanted(item: _Judged) -> tuple[Exponentiation, ...]:

@@ -11,7 +11,15 @@ from ipaddress import IPv4Address, IPv6Address
 from typing import Final
 
 from kdc.errors import Malformed, UnknownVendor
-from kdc.model import MAXIMUM_FA_NAI_OCTETS, SPI_MINIMUM, IpAddress, Nai, check_spi, shared_nai
+from kdc.model import (
+    MAXIMUM_FA_NAI_OCTETS,
+    SPI_MINIMUM,
+    IpAddress,
+    Nai,
+    Pair,
+    check_spi,
+    shared_nai,
+)
 from kdc.wire import numbers
 from kdc.wire.cursor import Reader
 from kdc.wire.numbers import Kind
@@ -217,6 +225,19 @@ def decode_status(info: bytes) -> tuple[int, str]:
         return int.from_bytes(info[:2], "big"), info[2:].decode("utf-8")
     except UnicodeDecodeError:
         raise Malformed("Status detail") from None
+
+
+_FAILED_PAIR: Final = "pair "
+
+
+def encode_failed_pair(pair: Pair) -> str:
+    """The detail of a Status 14 that tells whose negotiation failed."""
+    return f"{_FAILED_PAIR}{int(pair)}"
+
+
+def decode_failed_pair(detail: str) -> Pair | None:
+    """What `encode_failed_pair` wrote; None for any other text, which another home may send."""
+    return next((pair for pair in Pair if detail == encode_failed_pair(pair)), None)
 
 
 def encode_status(notify_type: int, detail: str = "") -> bytes:

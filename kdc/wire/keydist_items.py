@@ -344,6 +344,7 @@ def write_refusal(refusal: Refusal) -> bytes:
             _write_optional(refusal.last_seen, _write_identification),
             _short(denied.state),
             _long(denied.counter_proposal),
+            _write_optional(denied.pair, lambda pair: bytes((pair,))),
         )
     )
 
@@ -353,7 +354,8 @@ def read_refusal(reader: Reader) -> Refusal:
     digest = _read_optional(reader, lambda r: r.octets(r.u8()))
     last_seen = _read_optional(reader, _read_identification)
     state, counter_proposal = reader.octets(reader.u8()), reader.octets(reader.u16())
-    denied = Denied(code, _as_flag(challenge), at, counter_proposal, state)
+    pair = _read_optional(reader, lambda r: _read_enum(Pair, r.u8()))
+    denied = Denied(code, _as_flag(challenge), at, counter_proposal, state, pair)
     return Refusal(denied, digest, last_seen, rounds)
 
 

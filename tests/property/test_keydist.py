@@ -96,7 +96,15 @@ def terms(draw: st.DrawFn) -> Terms:
     )
 
 
-DENIED = st.builds(Denied, U8, st.booleans(), U64, PAYLOADS, st.binary(max_size=8))
+DENIED = st.builds(
+    Denied,
+    U8,
+    st.booleans(),
+    U64,
+    PAYLOADS,
+    st.binary(max_size=8),
+    st.none() | st.sampled_from(Pair),
+)
 GRANTS = st.builds(
     GrantRequest,
     state=STATES,

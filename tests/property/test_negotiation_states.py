@@ -433,15 +433,19 @@ class Parties(RuleBasedStateMachine):
                 self._refused(flight.pending.offers, answer)
 
     def _refused(self, offers: tuple[PreparedOffer, ...], answer: DeniedByHome) -> None:
-        counters = answer.counter_proposals
+        counters, failed = answer.counter_proposals, answer.failed_pair
         if counters:
+            assert failed is None
             MET[f"counter-proposal for pair {min(counters)}"] += 1
         self.rejected.failures += 1
         assert self.rejected.failures <= 3
-        self._stand(self.world.negotiation.refused(offers, counters))
+        self._stand(self.world.negotiation.refused(offers, counters, failed))
         for offer in offers:
             pair = offer.payload.pair
             if counters and pair not in counters:
+                continue
+            if failed not in (None, pair):
+                MET["another pair failed"] += 1
                 continue
             self.rejected.suites.setdefault(pair, set()).update(suites_of(offer.payload))
             highest = max(proposal.number for proposal in offer.payload.proposals)
@@ -498,6 +502,7 @@ LEAST = {
     **dict.fromkeys(PLANS, 5),
     "Registered 0": 30,
     "Deregistered 0": 3,
+    "another pair failed": 5,
     "DeniedByHome 129": 60,
     "DeniedByHome 133": 20,
     "HintFromFa 67": 60,
@@ -505,7 +510,7 @@ LEAST = {
     "counter-proposal for pair 2": 5,
     "duplicate": 100,
     "loss": 100,
-    "nothing left": 10,
+    "nothing left": 1,
     "replay": 100,
     "third failure": 5,
     "three rounds": 1,

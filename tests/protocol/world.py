@@ -150,7 +150,9 @@ class World:
         if isinstance(answer, Registered):
             self.negotiation = self.negotiation.accepted()
         elif isinstance(answer, DeniedByHome) and answer.is_negotiable:
-            self.negotiation = self.negotiation.refused(pending.offers, answer.counter_proposals)
+            self.negotiation = self.negotiation.refused(
+                pending.offers, answer.counter_proposals, answer.failed_pair
+            )
         return answer
 
     def exchange(self, agent: ForeignAgent) -> tuple[Delivery, Answer]:

@@ -73,6 +73,7 @@ def test_a_deregistration_comes_back() -> None:
         Denied(132, False, at=2**32 - 1),
         Denied(133, True, at=1_800_000_000, state=b"\x33" * 8),
         Denied(129, True, counter_proposal=b"\x01\x01\x00\x04" * 80, state=b"\x44" * 8),
+        *(Denied(129, True, pair=pair) for pair in Pair),
     ],
 )
 def test_a_denial_comes_back(denied: Denied) -> None:
@@ -81,8 +82,9 @@ def test_a_denial_comes_back(denied: Denied) -> None:
 
 def test_an_outcome_octet_by_octet() -> None:
     denied = Denied(129, True, at=1_800_000_000, counter_proposal=b"\xcc\xdd", state=b"\x33" * 8)
-    # Format, code, challenge, the home's second(4), State behind its length, counter-proposal.
-    assert encode_outcome(denied).reveal().hex() == "0181016b49d20008" + "33" * 8 + ("ccdd")
+    # Format, code, challenge, the home's second(4), pair that failed, State behind its length,
+    # counter-proposal.
+    assert encode_outcome(denied).reveal().hex() == "0181016b49d2000008" + "33" * 8 + ("ccdd")
     item = association(Pair.MN_HA, 2, 0, (GCM,), answered=b"\xcc", carrier=Carrier.KE_C)
     octets = encode_outcome(issued(item)).reveal().hex()
     head = "0100" + "11" * 8 + "22" * 8 + "02580a010203"  # alias, class, lifetime, address

@@ -145,7 +145,7 @@ REQUESTS: dict[str, tuple[KeyRequest, bytes]] = {
         DenyRequest(
             STATE,
             Refusal(
-                Denied(129, True, at=1_800_000_000, counter_proposal=b"\x01\x01\x00\x04"),
+                Denied(129, True, 1_800_000_000, b"\x01\x01\x00\x04", pair=Pair.FA_HA),
                 b"\xdd" * 32,
                 IDENTIFICATION,
                 2,
@@ -155,7 +155,8 @@ REQUESTS: dict[str, tuple[KeyRequest, bytes]] = {
             "01030000",
             STATE_ITEM,
             # Code, challenge, the home's second(8), rounds; digest behind a flag and its length;
-            # last seen behind a flag; State behind its length; counter-proposal behind its length.
+            # last seen behind a flag; State behind its length; counter-proposal behind its length;
+            # the pair that failed behind a flag.
             cvse(
                 41,
                 "81",
@@ -171,6 +172,7 @@ REQUESTS: dict[str, tuple[KeyRequest, bytes]] = {
                 "00",
                 "0004",
                 "01010004",
+                "0103",
             ),
         ),
     ),
@@ -179,7 +181,7 @@ REQUESTS: dict[str, tuple[KeyRequest, bytes]] = {
         h(
             "01030000",
             STATE_ITEM,
-            cvse(41, "84", "00", "0000000000000000", "00", "00", "00", "00", "0000"),
+            cvse(41, "84", "00", "0000000000000000", "00", "00", "00", "00", "0000", "00"),
         ),
     ),
     "repeat": (
@@ -385,7 +387,9 @@ REPLIES: dict[str, tuple[KeyReply, bytes]] = {
         h(
             "01130000",
             cvse(42, "01", "00011171"),
-            cvse(41, "85", "01", "000000006b49d200", "00", "00", "00", "08", "33" * 8, "0000"),
+            cvse(
+                41, "85", "01", "000000006b49d200", "00", "00", "00", "08", "33" * 8, "0000", "00"
+            ),
         ),
     ),
     "conflict": (Fate.CONFLICT, h("01140000", cvse(47, "00"))),
