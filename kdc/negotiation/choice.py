@@ -47,8 +47,13 @@ def select_agreement(offer: SaPayload, policy: Policy) -> Agreement:
     """
     for proposals in proposals_by_number(offer):
         # Section 6: the KEs of one proposal number form one set.
-        kes = [ke for proposal in proposals for ke in proposal.key_exchanges]
-        for chosen, mode in combinations(proposals, policy):
+        kes = [
+            ke
+            for proposal in proposals
+            for ke in proposal.key_exchanges
+            if _uses(offer.pair, ke, policy)
+        ]
+        for chosen, mode in combinations(proposals, policy, kes):
             agreement = _match(SaPayload(offer.pair, chosen), mode, kes, policy)
             if agreement is not None:
                 return agreement
@@ -90,13 +95,16 @@ def verify_within(agreement: Agreement, policy: Policy) -> Agreement:
 
 
 def combinations(
-    proposals: tuple[Proposal, ...], policy: Policy
+    proposals: tuple[Proposal, ...], policy: Policy, kes: Sequence[KeyExchange] = ()
 ) -> Iterator[tuple[tuple[Proposal, ...], Mode | None]]:
-    """The combinations that policy has suites and modes for, each of one mode, in order."""
+    """The combinations that policy has suites and modes for, each of one mode, in order.
+
+    `kes` are those that policy uses: transforms that none of them is bound to differ by suite and
+    mode alone, so that an offer of many costs no search of thousands.
+    """
     protocols = {proposal.protocol_id for proposal in proposals}
     if not protocols <= KNOWN_PROTOCOLS:  # so there are at most three: the search stays small
         return
-    kes = [ke for proposal in proposals for ke in proposal.key_exchanges]
     bound = {ke.transform_number for ke in kes if isinstance(ke, KeA)}
     choices = [_choices(proposal, bound, policy) for proposal in proposals]
     for chosen, mode in _of_one_mode(choices, None):
@@ -153,25 +161,27 @@ def _match(
 
 
 def _allows(agreement: Agreement, ke: KeyExchange, policy: Policy) -> bool:
-    """Whether policy uses this KE of an offer; else it is passed over."""
-    pair = agreement.pair
+    """Whether a KE that policy uses serves this combination; else it is passed over."""
     if not is_bound(ke, agreement.proposals):
         return False
     if not is_computed(ke):
-        if agreement.mode is Mode.STATELESS:
-            return False
-        if isinstance(ke, KeC):
+        return agreement.mode is not Mode.STATELESS
+    short = shared_octets(ke) < key_octets(agreement.pair, agreement.suites)
+    return not (short and is_raw(agreement.pair, agreement.mode, policy))
+
+
+def _uses(pair: Pair, ke: KeyExchange, policy: Policy) -> bool:
+    """Whether policy uses this KE of an offer, whatever is chosen with it."""
+    match ke:
+        case KeC():
             return ke.spi == policy.ke_c_spi and not ke.sealed
-        clear = pair is Pair.FA_HA and policy.clear_fa_keys
-        return clear and isinstance(ke, KeA) and not ke.data
-    if not is_well_formed(ke):
-        return False
-    if isinstance(ke, KeA):
-        known = ke.group in policy.groups and (ke.group == FA_GROUP or _any_group(pair, policy))
-    else:
-        known = policy.user_groups and _any_group(pair, policy)
-    short = shared_octets(ke) < key_octets(pair, agreement.suites)
-    return known and not (short and is_raw(pair, agreement.mode, policy))
+        case KeA() if is_secret(ke):
+            return pair is Pair.FA_HA and policy.clear_fa_keys and not ke.data
+        case KeA():
+            known = ke.group in policy.groups and (ke.group == FA_GROUP or _any_group(pair, policy))
+        case KeB():
+            known = policy.user_groups and _any_group(pair, policy)
+    return known and is_well_formed(ke)
 
 
 def _any_group(pair: Pair, policy: Policy) -> bool:

@@ -18,6 +18,7 @@ from kdc.negotiation import (
     build_answer,
     build_counter_proposal,
     build_offer,
+    choice,
     derivation_of,
     is_counter_proposal,
     select_agreement,
@@ -25,7 +26,9 @@ from kdc.negotiation import (
     verify_answer,
     verify_within,
 )
+from kdc.negotiation.choice import combinations
 from kdc.wire.payloads import (
+    KEY_MODE,
     Attribute,
     KeA,
     KeB,
@@ -240,6 +243,32 @@ def test_many_protocols_in_one_number_cost_nothing() -> None:
     with pytest.raises(NotAcceptable):
         select_agreement(offer, Policy())
     assert History().rejecting(offer) == History(1)
+
+
+def test_bindings_to_what_policy_does_not_use_cost_nothing(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """Four KEs of a group that is not used, each bound to a transform, make no choices apart."""
+    stateless = (Attribute(KEY_MODE, b"\x00\x01"),)
+    suites = {1: 5, 2: 12, 3: 20}
+    proposals = tuple(
+        Proposal(
+            1, protocol, protocol, 60, 0, tuple(Transform(n, t, 1, stateless) for n in range(1, 17))
+        )
+        for protocol, t in suites.items()
+    )
+    kes = tuple(KeA(77, number, bytes(32)) for number in range(1, 5))
+    offered = (*proposals[:-1], replace(proposals[-1], key_exchanges=kes))
+    assert len(list(combinations(offered, Policy(), kes))) == 125  # what the bindings would make
+    tried = []
+
+    def match(chosen: SaPayload, *rest: Any) -> None:
+        tried.append(chosen)
+
+    monkeypatch.setattr(choice, "_match", match)
+    with pytest.raises(NotAcceptable):
+        select_agreement(SaPayload(Pair.MN_HA, offered), Policy())
+    assert len(tried) == 1
 
 
 @pytest.mark.parametrize(
