@@ -554,7 +554,8 @@ def test_nothing_but_cvses(decode: Decode, golden: bytes, type_: int) -> None:
     ],
 )
 def test_a_sealed_extension(decode: Decode, message: bytes) -> None:
-    sealed = "010000500180000000000100" + "00" * 80  # NAI of an FA, E=1, SPI 256
+    sealed = "010000500180000000000100"  # NAI of an FA, E=1, SPI 256
+    sealed += (b"a" * 64 + b"@visited.example").hex()  # read in the clear it would be a name
     without = b"".join(part for part in split(message) if part[8:10] + part[14:15] != b"\0\1\1")
     with pytest.raises(Malformed):
         decode(message[:4] + without + h(cvse(1, sealed)), VENDOR_ID)
