@@ -321,6 +321,7 @@ class Parties(RuleBasedStateMachine):
         handled = self.world.home.handle(access, VISITED, self.world.now)
         self._count(record.rounds, handled.response)
         if len(self.world.store.registrations) > registrations:
+            assert self.world.store.record.rounds == 0, "a success sets the counter to 0"
             self._check_issue(flight)
         return handled.response
 

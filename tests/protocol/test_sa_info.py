@@ -13,10 +13,10 @@ import pytest
 from aaa.exchange import AccessAccept
 from aaa.roles.foreign_agent import Delivery, ForeignAgent, Relayed
 from aaa.roles.mobile_node import Pending, Registered
-from kdc.errors import RemoteError
+from kdc.errors import Malformed, RemoteError
 from kdc.model import Mode, Pair
 from kdc.negotiation import DEFAULT_POLICY_SUITES, NULL, OfferPlan
-from kdc.wire.association import KIND_OF_PAIR
+from kdc.wire.association import KIND_OF_PAIR, decode_sa_info
 from tests.protocol.resealed import Change, reseal_for_fa, reseal_for_mn, swap_answer
 from tests.protocol.test_negotiated_cycle import fa_terms, home_terms, mn_terms
 from tests.protocol.world import World
@@ -342,3 +342,12 @@ def test_an_agent_takes_no_answer_in_its_name_but_its_own(swapped: Change) -> No
         assert delivery.code == 0 and delivery.associations
         return
     assert delivery.code == 67 and delivery.associations == ()
+
+
+@pytest.mark.parametrize("lifetime", [0, 2**32 - 1])
+def test_a_lifetime_is_malformed_by_itself(lifetime: int) -> None:
+    """Whatever is granted: the KDC hop reads an SA-INFO too."""
+    good = bytes.fromhex("200000010000025801020304050607080200010003140024" + "e1" * 36)
+    assert decode_sa_info(good, Pair.MN_HA).lifetime_s == LIFETIME_S
+    with pytest.raises(Malformed):
+        decode_sa_info(Info(lifetime=lifetime).change(good), Pair.MN_HA)

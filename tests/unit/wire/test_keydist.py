@@ -645,3 +645,11 @@ def test_an_empty_message() -> None:
         for message in (b"", b"\x01", b"\x01\x01\x00"):
             with pytest.raises(Malformed):
                 decode(message, VENDOR_ID)
+
+
+def test_an_empty_item_twice() -> None:
+    """Of an item without octets nothing would be left over."""
+    once = h("01130000", cvse(42, "00"), cvse(43), cvse(44, "11" * 8, "22" * 8, "0000", "00000000"))
+    assert isinstance(decode_key_reply_message(once, VENDOR_ID), Settled)
+    with pytest.raises(Malformed):
+        decode_key_reply_message(once + h(cvse(43)), VENDOR_ID)
