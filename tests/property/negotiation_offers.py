@@ -100,11 +100,9 @@ def _key_exchange(choices: Choices) -> KeyExchange:
     if kind < 12:
         return KeA(240, choices.of(_NUMBERS), choices.of((b"", b"", b"x")))
     if kind == 12:
-        return KeB(
-            choices.of((PRIME, PRIME, PRIME, PRIME[:255], b"\0" + PRIME, b"\x01" + PRIME * 2)),
-            choices.of((b"\x02", b"\x02", b"\x02", b"\x01", b"", PRIME)),
-            choices.of((bytes(256), bytes(256), bytes(256), bytes(255))),
-        )
+        prime = choices.of((PRIME, PRIME, PRIME, PRIME[:255], b"\0" + PRIME, b"\x01" + PRIME * 2))
+        generator = choices.of((b"\x02", b"\x02", b"\x02", b"\x01", b"", PRIME))
+        return KeB(prime, generator, bytes(len(prime) - choices.once_in(4)))
     return KeC(choices.of((KE_C_SPI, KE_C_SPI, 300)), choices.of((b"", b"", b"", b"x")))
 
 
@@ -179,6 +177,19 @@ def changed_answer(choices: Choices, answer: SaPayload) -> SaPayload:
     if choices.once_in(8):
         proposals = proposals[:1]
     return SaPayload(Pair.MN_HA if choices.once_in(16) else answer.pair, proposals)
+
+
+def any_combination(choices: Choices, offer: SaPayload, spi: int) -> SaPayload:
+    """A number of the offer with any transform of each proposal and any KE."""
+    number = choices.of(offer.proposals).number
+    group = [proposal for proposal in offer.proposals if proposal.number == number]
+    kes = [ke for proposal in group for ke in proposal.key_exchanges]
+    chosen = [
+        replace(p, transforms=(choices.of(p.transforms),), key_exchanges=(), spi=spi) for p in group
+    ]
+    if kes and choices.below(4):
+        chosen[-1] = replace(chosen[-1], key_exchanges=(choices.of(kes),))
+    return SaPayload(offer.pair, tuple(chosen))
 
 
 def _change_head(choices: Choices, proposal: Proposal) -> Proposal:

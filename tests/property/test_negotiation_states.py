@@ -213,9 +213,9 @@ class Parties(RuleBasedStateMachine):
             )
         except NotAcceptable:
             MET["nothing left"] += 1
-            self._stand(world.negotiation.exhausted())
+            self._stand(world.negotiation.exhausted(), FAILED)
             return
-        self._stand(world.negotiation)
+        self._stand(world.negotiation, OFFERED)
         self._check_offers(offers)
         self._send(agent, 600, offers)
 
@@ -251,7 +251,8 @@ class Parties(RuleBasedStateMachine):
         self.rejected = Rejected()
         self.standings = [READY]
 
-    def _stand(self, negotiation: Negotiation) -> None:
+    def _stand(self, negotiation: Negotiation, expected: Standing) -> None:
+        assert negotiation.standing is expected
         self.world.negotiation = negotiation
         self.standings.append(negotiation.standing)
 
@@ -320,6 +321,7 @@ class Parties(RuleBasedStateMachine):
         handled = self.world.home.handle(access, VISITED, self.world.now)
         self._count(record.rounds, handled.response)
         if len(self.world.store.registrations) > registrations:
+            assert self.world.store.record.rounds == 0, "a success sets the counter to 0"
             self._check_issue(flight)
         return handled.response
 
@@ -423,12 +425,12 @@ class Parties(RuleBasedStateMachine):
         self.flight = None
         match answer:
             case Registered():
-                self._stand(world.negotiation.accepted())
+                self._stand(world.negotiation.accepted(), AGREED)
                 self._check_keys(answer, delivery)
             case Deregistered():
                 assert delivery.associations == ()
             case DeniedByHome(code=133) if flight.pending.lifetime_s:
-                self._stand(world.negotiation.stale())
+                self._stand(world.negotiation.stale(), READY)
             case DeniedByHome() if answer.is_negotiable:
                 self._refused(flight.pending.offers, answer)
 
@@ -439,7 +441,10 @@ class Parties(RuleBasedStateMachine):
             MET[f"counter-proposal for pair {min(counters)}"] += 1
         self.rejected.failures += 1
         assert self.rejected.failures <= 3
-        self._stand(self.world.negotiation.refused(offers, counters, failed))
+        last = self.rejected.failures == 3
+        self._stand(
+            self.world.negotiation.refused(offers, counters, failed), FAILED if last else READY
+        )
         for offer in offers:
             pair = offer.payload.pair
             if counters and pair not in counters:
@@ -450,9 +455,7 @@ class Parties(RuleBasedStateMachine):
             self.rejected.suites.setdefault(pair, set()).update(suites_of(offer.payload))
             highest = max(proposal.number for proposal in offer.payload.proposals)
             self.rejected.highest[pair] = max(self.rejected.highest.get(pair, 0), highest)
-        standing = self.world.negotiation.standing
-        assert (standing is FAILED) == (self.rejected.failures == 3)
-        MET["three rounds"] += standing is FAILED
+        MET["three rounds"] += last
 
     def _check_keys(self, answer: Registered, delivery: Delivery) -> None:
         """What node, agent and home hold of one pair is the same, and what they may hold."""

@@ -14,7 +14,7 @@ from aaa.roles.mobile_node import Pending
 from kdc.crypto.hpke import unwrap
 from kdc.crypto.key0 import authenticate, derive_mfae_key
 from kdc.crypto.seal import Seal
-from kdc.model import SecurityAssociation
+from kdc.model import Pair, SecurityAssociation
 from kdc.sealing import open_extension, seal_extension, transcript
 from kdc.wire import numbers
 from kdc.wire.extensions import Extension
@@ -56,13 +56,21 @@ def reseal_for_mn(
 
 
 def _mn_part(reply: RegistrationReply, pending: Pending, kind: Kind, change: Change) -> bytes:
-    assert reply.realm is not None
     seal = Seal(pending.keys.seal_reply)
+    extensions = _changed(reply.part, seal, reply, kind, change)
+    return _authenticated(reply, pending, _payloads(reply.part), extensions)
+
+
+def _authenticated(
+    reply: RegistrationReply, pending: Pending, payloads: bytes, extensions: list[Extension]
+) -> bytes:
+    """Header, 131, CVSEs and an MHAE that is right."""
+    assert reply.realm is not None
     message = (
         reply.fixed_header
         + encode_realm(reply.realm)
-        + _payloads(reply.part)
-        + encode_extensions(VENDOR_ID, _changed(reply.part, seal, reply, kind, change))
+        + payloads
+        + encode_extensions(VENDOR_ID, extensions)
         + encode_authenticator_head(numbers.MOBILE_HOME_AUTHENTICATION, pending.spi)
     )
     return message + authenticate(pending.keys.authenticate_reply, message)
@@ -74,9 +82,35 @@ def reseal_for_fa(
     """The Access-Accept, one INFO of the agent's part changed, its Transcript made anew."""
     reply, seal = read_reply(accept), wrapping_seal(agent, accept)
     assert reply.fa_part is not None
+    extensions = _changed(reply.fa_part, seal, reply, kind, change)
     to_mhae = reply.octets[: reply.mhae_end]
-    between = _payloads(reply.fa_part)
-    between += encode_extensions(VENDOR_ID, _changed(reply.fa_part, seal, reply, kind, change))
+    return _with_transcript(agent, relayed, accept, to_mhae, extensions)
+
+
+def swap_answer(
+    agent: ForeignAgent, relayed: Relayed, accept: AccessAccept, pending: Pending, swap: Change
+) -> AccessAccept:
+    """The Access-Accept with another SA payload of pair 2, MHAE and Transcript right."""
+    reply = read_reply(accept)
+    assert reply.fa_part is not None
+    payloads = {pair: read.octets for pair, read in reply.part.sa_payloads.items()}
+    payloads[Pair.MN_FA] = swap(payloads[Pair.MN_FA])
+    encoded = encode_sa_payloads(VENDOR_ID, list(payloads.values()))
+    to_mhae = _authenticated(reply, pending, encoded, list(reply.part.extensions.values()))
+    extensions = list(reply.fa_part.extensions.values())
+    return _with_transcript(agent, relayed, accept, to_mhae, extensions)
+
+
+def _with_transcript(
+    agent: ForeignAgent,
+    relayed: Relayed,
+    accept: AccessAccept,
+    to_mhae: bytes,
+    extensions: list[Extension],
+) -> AccessAccept:
+    reply, seal = read_reply(accept), wrapping_seal(agent, accept)
+    assert reply.fa_part is not None
+    between = _payloads(reply.fa_part) + encode_extensions(VENDOR_ID, extensions)
     bound = transcript(
         request=relayed.access.registration_request,
         attribute_3=agent._keys[0].attribute_3,

@@ -13,17 +13,18 @@ import pytest
 from aaa.exchange import AccessAccept
 from aaa.roles.foreign_agent import Delivery, ForeignAgent, Relayed
 from aaa.roles.mobile_node import Pending, Registered
-from kdc.errors import RemoteError
+from kdc.errors import Malformed, RemoteError
 from kdc.model import Mode, Pair
-from kdc.negotiation import OfferPlan
-from kdc.wire.association import KIND_OF_PAIR
-from tests.protocol.resealed import reseal_for_fa, reseal_for_mn
+from kdc.negotiation import DEFAULT_POLICY_SUITES, NULL, OfferPlan
+from kdc.wire.association import KIND_OF_PAIR, decode_sa_info
+from tests.protocol.resealed import Change, reseal_for_fa, reseal_for_mn, swap_answer
 from tests.protocol.test_negotiated_cycle import fa_terms, home_terms, mn_terms
-from tests.protocol.world import NO_OFFERS, World
+from tests.protocol.world import World
 
 MN_PAIRS = (Pair.MN_HA, Pair.MN_FA, Pair.MN_SMM)
 FA_PAIRS = (Pair.FA_HA, Pair.MN_FA, Pair.MN_SMM)
 LIFETIME_S = 600
+STATEFUL = OfferPlan(Mode.STATEFUL)
 HEAD = struct.Struct(">II8sBBBB")
 
 
@@ -38,10 +39,15 @@ class Story:
     accept: AccessAccept
 
     @classmethod
-    def of(cls, plan: OfferPlan | None, **policy: object) -> Story:
+    def of(
+        cls, plan: OfferPlan | None, pairs: tuple[Pair, ...] = MN_PAIRS, **policy: object
+    ) -> Story:
+        """`plan` is for `pairs`, and with all of them for FA-HA; None: nothing is offered."""
         world = World(
-            mn_terms=mn_terms(plan, MN_PAIRS, **policy) if plan is not None else NO_OFFERS,
-            fa_terms=fa_terms(plan, **{"preferred": ((SUITE,),), **policy}),
+            mn_terms=mn_terms(plan or STATEFUL, pairs if plan else (), **policy),
+            fa_terms=fa_terms(
+                plan if pairs == MN_PAIRS else None, **{"preferred": ((SUITE,),), **policy}
+            ),
             home_terms=home_terms(**policy),
         )
         agent = world.agents[0]
@@ -115,7 +121,6 @@ class Info:
 
 
 SUITE = home_terms().suites[0]
-STATEFUL = OfferPlan(Mode.STATEFUL)
 # Of a stateful SA with AES-256-GCM, negotiated or by default: 36 octets, pair 2's 68.
 REFUSED = {
     "SPI 0": Info(spi=0),
@@ -295,3 +300,54 @@ def test_formula_5_needs_its_switch_at_the_receiver() -> None:
     assert Story.of(semi, formula_5=True).node_takes(Pair.MN_HA, Info())
     assert not Story.of(semi).node_takes(Pair.MN_HA, Info(derivation=1))
     assert not Story.of(semi).agent_takes(Pair.FA_HA, Info(derivation=1))
+
+
+def test_null_without_authentication_is_refused_by_who_allows_null() -> None:
+    allowed = DEFAULT_POLICY_SUITES | {NULL}
+    alone, beside_aead = Info(suites="020b", secret=0), Info(suites="0314020b", secret=36)
+    beside = Info(suites="0105020b", secret=32)
+    for info in (alone, beside_aead):
+        assert not Story.of(None, suites=allowed).node_takes(Pair.MN_HA, info)
+        assert not Story.of(None, suites=allowed).agent_takes(Pair.FA_HA, info)
+    assert Story.of(None, suites=allowed).node_takes(Pair.MN_HA, beside)
+    assert Story.of(None, suites=allowed).agent_takes(Pair.FA_HA, beside)
+    assert not Story.of(None).node_takes(Pair.MN_HA, beside)
+
+
+def test_a_raw_shared_secret_needs_its_switch_at_the_receiver() -> None:
+    """Of group 14 Z is long enough, so that nothing but the switch stands between."""
+    plan = OfferPlan(Mode.STATELESS, (14,))
+    raw = Info(derivation=0)
+    assert Story.of(plan, (Pair.MN_HA,), raw_dh=True).node_takes(Pair.MN_HA, raw)
+    assert not Story.of(plan, (Pair.MN_HA,)).node_takes(Pair.MN_HA, raw)
+
+
+@pytest.mark.parametrize(
+    "swapped",
+    [
+        pytest.param(lambda octets: octets, id="as-it-was"),
+        pytest.param(
+            lambda octets: octets.replace((3600).to_bytes(4, "big"), (60).to_bytes(4, "big")),
+            id="a-lower-lifetime",
+        ),
+        pytest.param(lambda octets: octets.replace(b"\x01\x14\x01", b"\x01\x1c\x01"), id="a-suite"),
+    ],
+)
+def test_an_agent_takes_no_answer_in_its_name_but_its_own(swapped: Change) -> None:
+    """Section 8: pairs 2 and 4 are octet for octet what it sent, whatever home says of them."""
+    story = Story.of(STATEFUL)
+    response = swap_answer(story.agent, story.relayed, story.accept, story.pending, swapped)
+    delivery = story.agent.on_response(story.relayed, response)
+    if response == story.accept:
+        assert delivery.code == 0 and delivery.associations
+        return
+    assert delivery.code == 67 and delivery.associations == ()
+
+
+@pytest.mark.parametrize("lifetime", [0, 2**32 - 1])
+def test_a_lifetime_is_malformed_by_itself(lifetime: int) -> None:
+    """Whatever is granted: the KDC hop reads an SA-INFO too."""
+    good = bytes.fromhex("200000010000025801020304050607080200010003140024" + "e1" * 36)
+    assert decode_sa_info(good, Pair.MN_HA).lifetime_s == LIFETIME_S
+    with pytest.raises(Malformed):
+        decode_sa_info(Info(lifetime=lifetime).change(good), Pair.MN_HA)

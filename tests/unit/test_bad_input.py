@@ -378,6 +378,17 @@ PASSED_OVER: dict[str, tuple[Asked, Verdict]] = {
     "KE-c with data": (mn(STATEFUL, ke_c(70000, b"x")), chosen()),
     "KE-c of another SPI": (mn(STATEFUL, ke_c(300)), chosen()),
     "KE-b without its switch": (mn(STATEFUL, user_group("safe")), chosen()),
+    **{
+        f"KE-b of {8 * octets_of_p} bits": (
+            mn(
+                STATEFUL,
+                ke_b(b"\xff" * octets_of_p, b"\x02", bytes(octets_of_p)),
+                home=WITH_USER_GROUPS,
+            ),
+            chosen(),
+        )
+        for octets_of_p in (255, 513, 1024)
+    },
     "KE-b of an empty group": (mn(STATEFUL, ke_b(b"", b"", b""), home=WITH_USER_GROUPS), chosen()),
     "a legacy group": (mn(STATEFUL, ke_a(1, VALUE_2048[:96])), chosen()),
     "a KE for which no mode is named and mode 1 is off": (

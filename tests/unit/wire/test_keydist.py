@@ -558,7 +558,8 @@ def test_nothing_but_cvses(decode: Decode, golden: bytes, type_: int) -> None:
     ],
 )
 def test_a_sealed_extension(decode: Decode, message: bytes) -> None:
-    sealed = "010000500180000000000100" + "00" * 80  # NAI of an FA, E=1, SPI 256
+    sealed = "010000500180000000000100"  # NAI of an FA, E=1, SPI 256
+    sealed += (b"a" * 64 + b"@visited.example").hex()  # read in the clear it would be a name
     without = b"".join(part for part in split(message) if part[8:10] + part[14:15] != b"\0\1\1")
     with pytest.raises(Malformed):
         decode(message[:4] + without + h(cvse(1, sealed)), VENDOR_ID)
@@ -648,3 +649,11 @@ def test_an_empty_message() -> None:
         for message in (b"", b"\x01", b"\x01\x01\x00"):
             with pytest.raises(Malformed):
                 decode(message, VENDOR_ID)
+
+
+def test_an_empty_item_twice() -> None:
+    """Of an item without octets nothing would be left over."""
+    once = h("01130000", cvse(42, "00"), cvse(43), cvse(44, "11" * 8, "22" * 8, "0000", "00000000"))
+    assert isinstance(decode_key_reply_message(once, VENDOR_ID), Settled)
+    with pytest.raises(Malformed):
+        decode_key_reply_message(once + h(cvse(43)), VENDOR_ID)
