@@ -5,12 +5,13 @@ A head of version 1, message, 0 0; then CVSEs: 26 00, length, vendor 00007ed9, V
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Callable
 from ipaddress import IPv4Address
 
 import pytest
 
-from kdc.errors import Malformed, UnknownVendor
+from kdc.errors import LocalError, Malformed, UnknownVendor
 from kdc.model import (
     ExchangeKeys,
     HomeAddressKind,
@@ -203,7 +204,7 @@ RECORD = Record(
     last_spent=0x1116F,
     last_seen=IDENTIFICATION,
     rounds=1,
-    accepted_at=(1_799_999_990, 1_799_999_995),
+    accepted_at=(1_799_999_990, 1_799_999_995, 1_799_999_995),
     last_digest=b"\xdd" * 32,
     current_fa=Nai.parse("fa1@visited.example"),
     current_home_address=IPv4Address("10.1.2.3"),
@@ -271,8 +272,8 @@ REPLIES: dict[str, tuple[KeyReply, bytes]] = {
                 "00000001f0000001",
                 "aabbccdd",  # seen last
                 "02",
-                "0006651727ffe980",
-                "00066517284c34c0",  # accepted at
+                "000000006b49d1f60001",
+                "000000006b49d1fb0002",  # accepted at, and how often in that second
                 "01",
                 "20",
                 "dd" * 32,  # digest
@@ -645,3 +646,18 @@ def test_an_empty_message() -> None:
         for message in (b"", b"\x01", b"\x01\x01\x00"):
             with pytest.raises(Malformed):
                 decode(message, VENDOR_ID)
+
+
+def test_a_record_with_thousands_of_registrations_a_minute_fits_a_packet() -> None:
+    times = tuple(1_800_000_000 + n // 160 for n in range(10_000))
+    admission = Admission(dataclasses.replace(RECORD, accepted_at=times), KEYS, 1_800_000_000.0)
+    octets = encode_key_reply_message(admission, VENDOR_ID)
+    assert len(octets) < 2000
+    assert decode_key_reply_message(octets, VENDOR_ID) == admission
+
+
+def test_a_list_beyond_its_count_is_our_own_fault() -> None:
+    realms = frozenset(f"{n}.example" for n in range(256))
+    admission = Admission(dataclasses.replace(RECORD, roam=realms), KEYS, 1_800_000_000.0)
+    with pytest.raises(LocalError):
+        encode_key_reply_message(admission, VENDOR_ID)
