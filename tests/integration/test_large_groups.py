@@ -30,7 +30,7 @@ VECTORS = Path(__file__).parents[1] / "vectors" / "derivation.json"
 DEFAULT = 200
 HEAVY = 300
 AT_ONCE = 4
-LONGEST_S = 2.0  # of a default registration beside what takes a core for as long and longer
+LONGEST_S = 2.0  # of a denial
 USER = Policy(user_groups=True)
 
 
@@ -242,5 +242,7 @@ async def test_default_registrations_do_not_wait_for_large_groups(liberal: Domai
         )
     print(f"{heavy.registered} with large groups meanwhile")  # noqa: T201
     assert heavy.registered > 4 and not heavy.denied
-    assert beside[-1] < LONGEST_S
+    # A verdict alone takes a second: whoever waited for one would be among the slowest.
+    index = DEFAULT * 99 // 100
+    assert beside[index] < max(0.4, 8 * alone[index])
     assert liberal.stop_all()["home"] == 0
