@@ -128,15 +128,13 @@ class LocalKeyDistribution:
         """The fate of each change; None is committed."""
         try:
             results = await self._store.commit(changes, clock=clock)
-        except SpiTaken:
-            return [Fate.CONFLICT] * len(changes)
+        except (SpiTaken, CommitRefused) as error:
+            if len(changes) == 1:
+                return [Fate.CONFLICT if isinstance(error, SpiTaken) else Fate.REFUSED]
+            # One item is poison, or has a number that was taken meanwhile; alone it fails alone.
+            return [fate for change in changes for fate in await self._commit([change], clock)]
         except CommitUnknown:
             return [Fate.UNKNOWN] * len(changes)
-        except CommitRefused:
-            if len(changes) == 1:
-                return [Fate.REFUSED]
-            # One item is poison; alone it fails alone.
-            return [fate for change in changes for fate in await self._commit([change], clock)]
         except DatabaseUnavailable:
             return [Fate.UNAVAILABLE] * len(changes)
         return [None if r is CommitResult.COMMITTED else Fate.CONFLICT for r in results]

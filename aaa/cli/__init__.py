@@ -139,7 +139,8 @@ def check(config: ConfigOption) -> None:
     from aaa.cli.settings import describe_settings
 
     name, settings = load_any(config)
-    out.print(f"# {config}: a configuration of `aaa {name.replace('_', '-')}`")
+    command = "kdc serve" if name == "kdc" else f"aaa {name.replace('_', '-')}"
+    out.print(f"# {config}: a configuration of `{command}`")
     for line in describe_settings(settings):
         out.print(line)
 

@@ -13,6 +13,7 @@ import structlog
 
 from aaa.config import HomeAgentConfig
 from aaa.net.radsec_client import RadsecClient
+from aaa.net.radsec_link import Watchdog
 from aaa.net.radsec_upstream import ClientLimits
 from aaa.radius.counters import Counters
 from aaa.serve.home import serve_radius
@@ -40,7 +41,8 @@ async def serve_home_agent(
         targets(config.kdc),
         read_contexts(config.tls),
         counters,
-        limits=ClientLimits(deadline_s=section.kdc_deadline_s),
+        limits=_limits(section.kdc_deadline_s),
+        watchdog=_watchdog(section.kdc_deadline_s),
     )
     kdc = RemoteKeyDistribution(
         client.exchange,
@@ -70,3 +72,15 @@ async def serve_home_agent(
         telling.cancel()
         await service.close()
         await client.close()
+
+
+def _limits(deadline_s: float) -> ClientLimits:
+    """A KDC that has come back, after however long, is found by a question that is waiting."""
+    return ClientLimits(
+        deadline_s=deadline_s, connect_s=min(2.0, deadline_s / 2), backoff_maximum_s=deadline_s
+    )
+
+
+def _watchdog(deadline_s: float) -> Watchdog:
+    """A KDC that has frozen is given up while there is time to ask the next one."""
+    return Watchdog(owed_s=deadline_s / 4, answer_s=deadline_s / 4)

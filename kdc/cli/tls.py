@@ -63,6 +63,9 @@ def _parse(text: str) -> str | IpAddress:
 
 def _write(credential: Credential, certificate: Path, key: Path) -> None:
     """Both files new; the key is never readable by others."""
+    for path in (certificate, key):
+        if path.exists():  # before anything is written: a key must not come beside another's name
+            raise LocalError(f"{path} exists: expected a name that is free")
     for path, octets, mode in (
         (key, credential.key.reveal(), 0o600),
         (certificate, credential.certificate, 0o644),

@@ -254,6 +254,7 @@ class Store:
         try:
             return await self._bounded(self._send_commit(parameters, sent), 2 * self._deadline_s)
         except errors.UniqueViolation:
+            self.allocator.distrust()
             raise SpiTaken("a number was taken meanwhile") from None
         except (errors.DeadlockDetected, errors.SerializationFailure):
             return set()

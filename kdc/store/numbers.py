@@ -24,6 +24,7 @@ from kdc.store.schema import (
 Entropy = Callable[[int], bytes]
 _KEY0_SLOT: Final = 0
 _ADDRESS_SLOT: Final = -1
+_NOTHING: Final[deque[int]] = deque()
 _HEADROOM: Final = 4  # batches under way at once, and one
 _SMALLEST_DRAW: Final = 256
 _TAKEN: Final = """
@@ -50,6 +51,7 @@ class Allocator:
         self._entropy = entropy
         self._network = dynamic_addresses
         self._free: dict[int, deque[int]] = {}
+        self._stale: set[int] = set()  # slots in which another node has taken something
 
     async def reserve(
         self, *, key0: int, associations: Iterable[float], addresses: int = 0
@@ -65,16 +67,29 @@ class Allocator:
         short = {
             slot: max(_HEADROOM * count, _SMALLEST_DRAW)
             for slot, count in needed.items()
-            if count and len(self._free.get(slot, ())) < _HEADROOM * count
+            if count and (slot in self._stale or len(self._ready(slot)) < _HEADROOM * count)
         }
         if not short:
             return
         drawn = {slot: self._draw(slot, count) for slot, count in short.items()}
+        asked = {slot: [*self._ready(slot), *numbers] for slot, numbers in drawn.items()}
         async with self._connect() as connection:
-            taken = await self._find_taken(connection, drawn)
+            taken = await self._find_taken(connection, asked)
         for slot, numbers in drawn.items():
-            free = self._free.setdefault(slot, deque())
-            free.extend(number for number in numbers if number not in taken)
+            # What is ready may have become less meanwhile, and what is drawn may be ready already.
+            ready = dict.fromkeys((*self._ready(slot), *numbers))
+            self._free[slot] = deque(number for number in ready if number not in taken)
+            self._stale.discard(slot)
+
+    def _ready(self, slot: int) -> deque[int]:
+        return self._free.get(slot, _NOTHING)
+
+    def distrust(self) -> None:
+        """Another node has taken a number that was ready here: what is ready is asked for anew.
+
+        Home addresses are few, so that two nodes often have the same ones ready.
+        """
+        self._stale.update(self._free)
 
     def _draw(self, slot: int, count: int) -> list[int]:
         octets = self._entropy(4 * count)

@@ -39,18 +39,22 @@ from aaa.radius.counters import Counters
 from aaa.radius.tls_peers import TlsPeer
 from aaa.roles.mobile_node import (
     Answer,
+    DeniedByHome,
     Heard,
+    HintFromFa,
     MobileNodeState,
     Pending,
     Registered,
+    accept_reply,
     build_request,
     next_spi,
 )
 from aaa.roles.mobile_node_terms import MnTerms, Negotiation
-from aaa.serve.mobile_node import Retransmission, exchange, parse_enrolment
+from aaa.serve.mobile_node import MAXIMUM_TRIES, Retransmission, exchange, parse_enrolment
 from aaa.serve.radius_probe import answers_status
 from kdc.cli import tls
 from kdc.crypto.key0 import fingerprint_key
+from kdc.errors import DENIED_IDENTIFICATION
 from kdc.model import DEFAULT_VENDOR_ID, Enrolment, Pair
 from kdc.negotiation import PreparedOffer
 from kdc.store import associations, migrate
@@ -216,6 +220,12 @@ class SplitHome(Domains):
             secret, source = self.secret("fa1.secret"), AGENT_SOURCES["fa1"]
         return await answers_status(self.ports[name], secret, timeout_s=0.2, source=source)
 
+    def kill(self, name: str) -> None:
+        """SIGKILL, and gone."""
+        process = self.processes.pop(name)
+        process.kill()
+        process.wait(20)
+
     def heard(self, agent: str) -> Heard:
         """What the agent advertises; its key lives longer than a test."""
         if agent not in self._heard:
@@ -356,11 +366,39 @@ class Node:
             )
         return answer
 
-    async def register(self, split: SplitHome, agent: str, *, terms: MnTerms = TERMS) -> Registered:
-        answer = await self.ask(split, agent, terms=terms)
+    async def register(
+        self,
+        split: SplitHome,
+        agent: str,
+        *,
+        terms: MnTerms = TERMS,
+        patience: Retransmission = PATIENCE,
+    ) -> Registered:
+        """Registers, with a new request where the old one has grown too old; raises `NoReply`."""
+        for _ in range(MAXIMUM_TRIES):
+            answer = await self.ask(split, agent, terms=terms, patience=patience)
+            if not (isinstance(answer, DeniedByHome) and answer.code == DENIED_IDENTIFICATION):
+                break
         assert isinstance(answer, Registered), answer
         self.visits.append(Visit(agent, answer))
         return answer
+
+    async def try_once(
+        self, split: SplitHome, agent: str, *, terms: MnTerms = TERMS, within_s: float = 20
+    ) -> int | None:
+        """The code of the first answer to one request that is sent once, None without any."""
+        pending = self.request(split.heard(agent), terms=terms)
+        async with MobileIpSocket.open(split.ports[agent]) as link:
+            link.send(pending.octets)
+            octets = await link.receive(within_s)
+        if octets is None:
+            return None
+        self.state, answer = accept_reply(self.state, pending, octets, now=time.time(), terms=terms)
+        if isinstance(answer, Registered):
+            self.visits.append(Visit(agent, answer))
+            return 0
+        assert isinstance(answer, DeniedByHome | HintFromFa)
+        return answer.code
 
 
 def check_agreement(

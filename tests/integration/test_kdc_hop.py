@@ -141,6 +141,35 @@ def _issued(settled: Settled) -> tuple[Any, ...]:
     return settled.outcome.associations
 
 
+async def test_a_record_that_the_hop_cannot_carry_is_denied_alone(split: SplitHome) -> None:
+    busy, wide, plain = (Node(enrolment, 1) for enrolment in split.subscribers(3))
+    await split.launch("kdc1")
+    with psycopg.connect(split.postgres.conninfo(split.database_name)) as connection:
+        record = (
+            "SELECT r.id FROM key0_records AS r JOIN subscribers AS s ON s.id = r.subscriber_id"
+            " WHERE s.nai = %s"
+        )
+        connection.execute(
+            "UPDATE key0_records SET accepted_at = array(SELECT 1900000000 + n / 100"
+            f" FROM generate_series(1, 3000) AS n) WHERE id = ({record})",
+            (str(busy.state.enrolment.nai),),
+        )
+        connection.execute(
+            "UPDATE subscribers SET roam = array(SELECT n || '.example' FROM"
+            " generate_series(1, 300) AS n) WHERE nai = %s",
+            (str(wide.state.enrolment.nai),),
+        )
+    async with playing(split) as ours:
+        asked = [AdmitRequest(ours.hear(node).request.octets) for node in (busy, wide, plain)]
+        first, second, third = await asyncio.gather(*map(ours.ask, asked))
+    assert isinstance(first, Admission) and first.record is not None
+    assert len(first.record.accepted_at) == 3000
+    assert second is Fate.REFUSED
+    assert isinstance(third, Admission)
+    split.stop("kdc1")
+    assert "kdc.reply_too_long=1" in split.log("kdc1")
+
+
 async def test_certificates_of_others_get_no_connection(split: SplitHome) -> None:
     """Another authority's of the right name, and our authority's of a name that nobody knows."""
     (node,) = (Node(enrolment, 1) for enrolment in split.subscribers(1))

@@ -6,7 +6,7 @@ import asyncio
 import secrets
 from collections.abc import Callable
 from dataclasses import replace
-from ipaddress import IPv4Address
+from ipaddress import IPv4Address, IPv4Network
 from pathlib import Path
 
 import psycopg
@@ -15,6 +15,7 @@ import pytest
 from kdc.center import KeyDistributionCenter
 from kdc.config import DatabaseSettings
 from kdc.crypto.kek import RowSealBroken
+from kdc.errors import Unavailable
 from kdc.model import (
     DEFAULT_SUITES,
     Enrolment,
@@ -26,7 +27,15 @@ from kdc.model import (
     Secret,
 )
 from kdc.records import NewAssociation, NewRegistration, Record, RecordChange
-from kdc.store import CommitResult, DatabaseUnavailable, SpiTaken, Store, WrongKek, migrate
+from kdc.store import (
+    CommitRefused,
+    CommitResult,
+    DatabaseUnavailable,
+    SpiTaken,
+    Store,
+    WrongKek,
+    migrate,
+)
 from kdc.store import associations as stored_associations
 from kdc.store import subscribers as provisioning
 from kdc.store.database import administration
@@ -185,6 +194,61 @@ async def test_an_spi_that_is_taken_fails_the_batch_and_commits_nothing(
         await store.commit([stolen], clock=loaded.clock)
     with administration(postgres.conninfo(database_name)) as connection:
         assert stored_associations.count(connection) == (0, 0)
+
+
+async def test_a_value_that_no_column_holds_is_refused_and_not_a_database_that_is_down(
+    store: Store, provision: Provision
+) -> None:
+    (enrolment,) = provision()
+    loaded = await store.load([enrolment.spis[0]])
+    record = loaded.records[enrolment.spis[0]].record
+    change = await _change(store, record, enrolment.spis[0], loaded.clock)
+    assert change.registration is not None
+    for bad in (
+        replace(change, last_seen=Identification(2**63, 0)),
+        replace(change, registration=replace(change.registration, operator_realm="a\0b")),
+    ):
+        with pytest.raises(CommitRefused):
+            await store.commit([bad], clock=loaded.clock)
+    assert await store.commit([change], clock=loaded.clock) == [CommitResult.COMMITTED]
+
+
+async def test_addresses_that_another_node_has_taken_are_not_ready_any_more(
+    database_settings: DatabaseSettings, provision: Provision
+) -> None:
+    """Six addresses, ready at both nodes: the second asks again and none is there twice."""
+    network = IPv4Network("10.202.0.0/29")
+    enrolments = provision(3, HomeAddressKind.DYNAMIC)
+    async with (
+        Store.opened(
+            database_settings, entropy=secrets.token_bytes, dynamic_addresses=network
+        ) as one,
+        Store.opened(
+            database_settings, entropy=secrets.token_bytes, dynamic_addresses=network
+        ) as two,
+    ):
+        await two.allocator.reserve(key0=0, associations=[], addresses=1)
+        for enrolment in enrolments:
+            await _take_address(one, enrolment)
+        two.allocator.distrust()
+        await two.allocator.reserve(key0=0, associations=[], addresses=1)
+        ready = [two.allocator.take_home_address() for _ in range(3)]
+        with pytest.raises(Unavailable):
+            two.allocator.take_home_address()
+        loaded = await one.load([e.spis[0] for e in enrolments])
+        taken = {stored.record.current_home_address for stored in loaded.records.values()}
+    assert len(set(ready)) == 3 and taken.isdisjoint(ready)
+
+
+async def _take_address(store: Store, enrolment: Enrolment) -> None:
+    loaded = await store.load([enrolment.spis[0]])
+    record = loaded.records[enrolment.spis[0]].record
+    change = await _change(store, record, enrolment.spis[0], loaded.clock)
+    assert change.registration is not None
+    address = store.allocator.take_home_address()
+    registration = replace(change.registration, home_address=address, dynamic_address=True)
+    committed = await store.commit([replace(change, registration=registration)], clock=loaded.clock)
+    assert committed == [CommitResult.COMMITTED]
 
 
 async def test_racing_stores_give_each_record_one_next_state(

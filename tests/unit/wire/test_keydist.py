@@ -5,12 +5,13 @@ A head of version 1, message, 0 0; then CVSEs: 26 00, length, vendor 00007ed9, V
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Callable
 from ipaddress import IPv4Address
 
 import pytest
 
-from kdc.errors import Malformed, UnknownVendor
+from kdc.errors import LocalError, Malformed, UnknownVendor
 from kdc.model import (
     ExchangeKeys,
     HomeAddressKind,
@@ -657,3 +658,18 @@ def test_an_empty_item_twice() -> None:
     assert isinstance(decode_key_reply_message(once, VENDOR_ID), Settled)
     with pytest.raises(Malformed):
         decode_key_reply_message(once + h(cvse(43)), VENDOR_ID)
+
+
+def test_a_record_with_thousands_of_registrations_a_minute_fits_a_packet() -> None:
+    times = tuple(1_800_000_000 + n // 160 for n in range(10_000))
+    admission = Admission(dataclasses.replace(RECORD, accepted_at=times), KEYS, 1_800_000_000.0)
+    octets = encode_key_reply_message(admission, VENDOR_ID)
+    assert len(octets) < 2000
+    assert decode_key_reply_message(octets, VENDOR_ID) == admission
+
+
+def test_a_list_beyond_its_count_is_our_own_fault() -> None:
+    realms = frozenset(f"{n}.example" for n in range(256))
+    admission = Admission(dataclasses.replace(RECORD, roam=realms), KEYS, 1_800_000_000.0)
+    with pytest.raises(LocalError):
+        encode_key_reply_message(admission, VENDOR_ID)
