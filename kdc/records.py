@@ -236,17 +236,31 @@ class Denied:
 
 
 @dataclass(frozen=True, slots=True)
+class Ticket:
+    """What a home agent brings back to show that a request was admitted (kdc.ticket)."""
+
+    admitted_at: int  # microseconds of the database's clock
+    identification: bytes  # 8, as in the request
+    request_digest: bytes  # 32: SHA-256 of the request's octets up to its MHAE's end
+    mac: bytes = field(repr=False)  # 32
+
+
+NO_TICKET: Final = Ticket(0, bytes(8), bytes(32), bytes(32))  # within one process
+
+
+@dataclass(frozen=True, slots=True)
 class Admission:
     """What a KDC lends for one request: the record, K(use, SPI), and the database's clock.
 
     For an unknown SPI `record` is None and the keys are a dummy's.  `outcome` is that of the
-    record's last request; it never leaves the KDC's process.
+    record's last request; it never leaves the KDC's process.  Over TLS a decision needs `ticket`.
     """
 
     record: Record | None
     keys: ExchangeKeys = field(repr=False)
     clock: float  # Unix seconds
     outcome: Secret | None = field(default=None, repr=False)
+    ticket: Ticket = NO_TICKET
 
 
 @dataclass(frozen=True, slots=True)

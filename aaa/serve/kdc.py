@@ -2,7 +2,8 @@
 
 It keeps KEY0 and the database; a home agent gets the keys of one exchange, after the request that
 it shows has been verified here, and only for records of its own address.  What it decides is
-settled only where a home agent that works could have decided so (kdc.decisions).
+settled only where a home agent that works could have decided so (kdc.decisions), and only about a
+request that a KDC has just verified for it (kdc.ticket).
 """
 
 from __future__ import annotations
@@ -33,7 +34,7 @@ from kdc.center import KeyDistributionCenter
 from kdc.decisions import check_decision
 from kdc.distribution import LocalKeyDistribution
 from kdc.errors import AuthenticationFailed, LocalError, RemoteError
-from kdc.model import Nai
+from kdc.model import Nai, Secret
 from kdc.records import (
     Admission,
     Decision,
@@ -46,6 +47,7 @@ from kdc.records import (
     VerifiedRegistration,
 )
 from kdc.store import Store
+from kdc.ticket import OldTicket, WrongTicket, make_ticket, verify_ticket
 from kdc.wire.keydist import (
     AdmitRequest,
     DenyRequest,
@@ -64,6 +66,8 @@ ADMITTED: Final = "kdc.admitted"
 NOT_ADMITTED: Final = "kdc.not_admitted"
 SETTLED: Final = "kdc.settled"
 UNSETTLED: Final = "kdc.unsettled"  # one counter for each fate
+OLD_TICKET: Final = "kdc.old_ticket"
+WRONG_TICKET: Final = "kdc.wrong_ticket"  # an attack, or KDCs that name a peer differently
 MALFORMED: Final = "kdc.malformed"
 TOO_LONG: Final = "kdc.reply_too_long"
 
@@ -91,12 +95,14 @@ class KdcServer:
         *,
         realm: str,
         vendor_id: int,
+        ticket_key: Secret,
     ) -> None:
         self._service = service
         self._home_agents = home_agents
         self._counters = counters
         self._realm = realm
         self._vendor_id = vendor_id
+        self._ticket_key = ticket_key
         self._batches: Batches[Asked] = Batches(self._run)
 
     def on_requests(self, transactions: list[RadsecTransaction]) -> None:
@@ -144,7 +150,10 @@ class KdcServer:
             record = verify_request(request, admission.record, admission.keys, now=admission.clock)
         except AuthenticationFailed:
             return NotAdmitted()
-        return admission if self._serves(peer, record) else NotAdmitted()
+        if not self._serves(peer, record):
+            return NotAdmitted()
+        ticket = make_ticket(self._ticket_key, peer.name, record, request, clock=admission.clock)
+        return Admission(record, admission.keys, admission.clock, ticket=ticket)
 
     def _serves(self, peer: TlsPeer, record: Record) -> bool:
         return record.home_agent == self._home_agents[peer.name].address
@@ -180,12 +189,18 @@ class KdcServer:
             return Fate.CONFLICT
         decision = decision_of(ask, admission, record)
         try:
+            verify_ticket(self._ticket_key, ask.state.ticket, peer.name, decision)
             check_decision(
                 decision,
                 home_agent_nai=self._home_agents[peer.name].nai,
                 realm=self._realm,
             )
-        except RemoteError:
+        except OldTicket:
+            self._counters.add(OLD_TICKET)
+            return Fate.CONFLICT
+        except RemoteError as error:
+            if isinstance(error, WrongTicket):
+                self._counters.add(WRONG_TICKET)
             return Fate.REFUSED
         return decision
 
@@ -272,6 +287,7 @@ async def serve_kdc(
             counters,
             realm=section.realm,
             vendor_id=section.vendor_id,
+            ticket_key=store.ticket_key,
         )
         peers = peer_table(config.home_agent)
         radsec = RadsecServer(peers, contexts, counters, server.on_requests)

@@ -97,7 +97,7 @@ class RemoteKeyDistribution:
 
 
 def _request_of(decision: Decision) -> KeyRequest:
-    state = State(decision.spi, decision.record.revision)
+    state = State(decision.spi, decision.record.revision, decision.admission.ticket)
     match decision:
         case GrantDecision():
             verified = decision.verified

@@ -29,6 +29,7 @@ from kdc.store.keyring import KEK_VERSION, OUTCOME, OUTCOME_EPOCH_S, Keyring, re
 from kdc.store.migrate import load_keyring, require_current
 from kdc.store.numbers import Allocator
 from kdc.store.schema import FIRST_SLOT, SLOT_S, SLOTS, partition_of, slot_of
+from kdc.ticket import derive_ticket_key
 
 Entropy = Callable[[int], bytes]
 Connection = AsyncConnection[tuple[Any, ...]]
@@ -84,6 +85,11 @@ class Store:
     def cui_key(self) -> Secret:
         """What Chargeable-User-Identity is derived with, the same on every node."""
         return self.keyring.identity_key
+
+    @property
+    def ticket_key(self) -> Secret:
+        """What the tickets of admissions are made with, the same on every node."""
+        return derive_ticket_key(self.keyring.identity_key)
 
     @classmethod
     @asynccontextmanager

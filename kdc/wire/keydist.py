@@ -42,7 +42,7 @@ class Message(enum.IntEnum):
     GRANT = 2  # request: terms to make keys for
     DENY = 3  # request: a denial to keep
     REPEAT = 4  # request: the outcome of a duplicate
-    ADMITTED = 17  # reply: record and K(use, SPI)
+    ADMITTED = 17  # reply: record, K(use, SPI), and the ticket to settle with
     NOT_ADMITTED = 18  # reply: whatever the cause
     SETTLED = 19  # reply: what has been committed
     UNSETTLED = 20  # reply: one octet of fate
@@ -183,6 +183,7 @@ def encode_key_reply_message(reply: KeyReply, vendor_id: int) -> bytes:
                 w.extension(numbers.NAI_FA, record.current_fa.octets)
             w.item(Item.RECORD, items.write_record(record))
             w.item(Item.EXCHANGE_KEYS, items.write_exchange_keys(reply.keys, reply.clock))
+            w.item(Item.TICKET, items.write_ticket(reply.ticket))
             return w.message(Message.ADMITTED)
         case Settled():
             _write_settled(w, reply)
@@ -221,7 +222,7 @@ def _read_admission(r: _Row) -> Admission:
         r.take(Item.RECORD), nai, Nai(current_fa) if current_fa is not None else None
     )
     keys, clock = items.read_exchange_keys(r.take(Item.EXCHANGE_KEYS))
-    return Admission(record, keys, clock)
+    return Admission(record, keys, clock, ticket=items.read_ticket(r.take(Item.TICKET)))
 
 
 def _write_settled(w: _Writer, settled: Settled) -> None:

@@ -25,7 +25,7 @@ from kdc.model import (
     Secret,
     Suite,
 )
-from kdc.records import Carrier, Denied, Record, Terms, WrappingKey
+from kdc.records import Carrier, Denied, Record, Terms, Ticket, WrappingKey
 from kdc.wire.cursor import Reader
 
 _MICROSECONDS: Final = 1_000_000  # clocks go as whole microseconds
@@ -34,6 +34,7 @@ _RECORD: Final = struct.Struct(">QQBBBB4s")
 _TERMS: Final = struct.Struct(">BBBBBI")
 _RUN: Final = struct.Struct(">QH")
 _DENIED: Final = struct.Struct(">BBQB")
+_TICKET: Final = struct.Struct(">Q8s32s32s")
 _KINDS: Final = tuple(HomeAddressKind)
 _SEAL_OCTETS: Final = 64
 _MAC_OCTETS: Final = 32
@@ -45,7 +46,7 @@ class Item(enum.IntEnum):
     """Vendor-Types of this hop alone."""
 
     REGISTRATION = 32  # a registration request, whole
-    STATE = 33  # which record at which revision, under which SPI
+    STATE = 33  # which record at which revision, under which SPI, and the ticket for it
     RECORD = 34
     EXCHANGE_KEYS = 35
     JUDGED = 36  # what a grant was judged to be
@@ -61,6 +62,7 @@ class Item(enum.IntEnum):
     ANSWERED = 46  # one SA's carrier, keys and answered payload
     FATE = 47
     FA_REALM = 48  # verified
+    TICKET = 49
 
 
 # --- parts of items -------------------------------------------------------------------------
@@ -161,20 +163,38 @@ def _read_enum(kind: Callable[[int], Value], number: int) -> Value:
 # --- items ----------------------------------------------------------------------------------
 
 
+def write_ticket(ticket: Ticket) -> bytes:
+    return _TICKET.pack(
+        ticket.admitted_at, ticket.identification, ticket.request_digest, ticket.mac
+    )
+
+
+def read_ticket(reader: Reader) -> Ticket:
+    return Ticket(*_TICKET.unpack(reader.octets(_TICKET.size)))
+
+
 @dataclass(frozen=True, slots=True)
 class State:
-    """The record that a decision is of, and the revision that it was judged at."""
+    """The record that a decision is of, the revision that it was judged at, and the ticket."""
 
     spi: int
     revision: int
+    ticket: Ticket
 
 
 def write_state(state: State) -> bytes:
-    return _write_u32(state.spi) + state.revision.to_bytes(8, "big")
+    return b"".join(
+        (
+            _write_u32(state.spi),
+            state.revision.to_bytes(8, "big"),
+            write_ticket(state.ticket),
+        )
+    )
 
 
 def read_state(reader: Reader) -> State:
-    return State(reader.u32(), int.from_bytes(reader.octets(8), "big"))
+    spi, revision = reader.u32(), int.from_bytes(reader.octets(8), "big")
+    return State(spi, revision, read_ticket(reader))
 
 
 def write_record(record: Record) -> bytes:

@@ -110,7 +110,7 @@ class PlayedHomeAgent:
 def grant_of(decision: GrantDecision) -> GrantRequest:
     verified = decision.verified
     return GrantRequest(
-        state=State(decision.spi, decision.record.revision),
+        state=State(decision.spi, decision.record.revision, decision.admission.ticket),
         judged=Judged(
             verified.identification,
             verified.lifetime_s,

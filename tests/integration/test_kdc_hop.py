@@ -21,7 +21,20 @@ from aaa.radius.errors import NoAnswer
 from aaa.radius.packet import ACCESS_ACCEPT, ACCESS_REJECT, ACCESS_REQUEST, VerifiedResponse
 from kdc.errors import RemoteError
 from kdc.model import DEFAULT_VENDOR_ID, Identification, Mode, Nai, Pair, Secret, Suite
-from kdc.records import Admission, Carrier, Denied, Fate, Issued, Settled, Terms
+from kdc.records import (
+    NO_TICKET,
+    Admission,
+    Carrier,
+    Denied,
+    Fate,
+    Issued,
+    Settled,
+    Terms,
+    Ticket,
+)
+from kdc.store import migrate
+from kdc.store.database import administration
+from kdc.ticket import derive_ticket_key, make_ticket
 from kdc.wire.keydist import (
     AdmitRequest,
     DenyRequest,
@@ -32,6 +45,7 @@ from kdc.wire.keydist import (
     encode_key_request_message,
 )
 from kdc.wire.keydist_items import Refusal, State
+from kdc.wire.registration import RegistrationRequest
 from tests.integration.home_agent_role import REALM, PlayedHomeAgent
 from tests.integration.split import Node, SplitHome, run_kdc
 from tests.integration.test_split import SEMISTATEFUL, STATELESS
@@ -39,6 +53,7 @@ from tests.integration.test_split import SEMISTATEFUL, STATELESS
 MUTATIONS = 3000
 AT_ONCE = 64
 KEY_REPLY = 8
+Settleable = GrantRequest | DenyRequest | RepeatRequest
 
 
 @asynccontextmanager
@@ -118,7 +133,9 @@ async def test_keys_are_lent_only_for_records_of_ones_own_address(split: SplitHo
         assert everything(split) == before
         settled = await ours.ask(grant)
         assert isinstance(settled, Settled) and isinstance(settled.outcome, Issued)
-        after = State(grant.state.spi, grant.state.revision + 1)
+        admission = await ours.ask(AdmitRequest(genuine))
+        assert isinstance(admission, Admission)
+        after = State(grant.state.spi, grant.state.revision + 1, admission.ticket)
         written = everything(split)
         assert await other.ask(RepeatRequest(after, "visited.example")) is Fate.CONFLICT
         again = await ours.ask(RepeatRequest(after, "visited.example"))
@@ -277,8 +294,10 @@ def _replaced(**changes: Any) -> Change:
     return lambda grant: dataclasses.replace(grant, **changes)
 
 
-def _state(spi: int) -> Change:
-    return lambda grant: dataclasses.replace(grant, state=State(spi, grant.state.revision))
+def _replaced_state(**changes: Any) -> Change:
+    return lambda grant: dataclasses.replace(
+        grant, state=dataclasses.replace(grant.state, **changes)
+    )
 
 
 def _shorter(grant: GrantRequest) -> GrantRequest:
@@ -347,10 +366,10 @@ IMPOSSIBLE: dict[str, Change] = {
     "an identification of the year 1900": _judged(identification=Identification(0, 0)),
 }
 CONFLICTING: dict[str, Change] = {
-    "an SPI that nobody has": _state(0x10000),
-    "an SPI below 256": _state(0),
-    "an SPI beyond all": _state(2**32 - 1),
-    "another revision": lambda g: dataclasses.replace(g, state=State(g.state.spi, 2**63)),
+    "an SPI that nobody has": _replaced_state(spi=0x10000),
+    "an SPI below 256": _replaced_state(spi=0),
+    "an SPI beyond all": _replaced_state(spi=2**32 - 1),
+    "another revision": _replaced_state(revision=2**63),
 }
 
 
@@ -425,6 +444,125 @@ async def test_impossible_denials_are_refused_one_by_one(split: SplitHome) -> No
         assert isinstance(settled, Settled) and isinstance(settled.outcome, Denied)
         assert settled.outcome.code == 129 and len(settled.outcome.state) == 8
     assert split.stop("kdc1") == 0
+
+
+# --- what no node has asked for -----------------------------------------------------------------
+
+
+def _ticketed(request: Settleable, ticket: Ticket) -> Settleable:
+    return dataclasses.replace(request, state=dataclasses.replace(request.state, ticket=ticket))
+
+
+def _three(grant: GrantRequest) -> tuple[Settleable, ...]:
+    """A grant, a denial and a repetition of one record, under one ticket."""
+    seen = grant.judged.identification
+    denied = Denied(129, challenge=True, at=seen.unix)
+    return (
+        grant,
+        DenyRequest(grant.state, Refusal(denied, grant.judged.digest, seen, 1)),
+        RepeatRequest(grant.state, "visited.example"),
+    )
+
+
+async def _admitted(agent: PlayedHomeAgent, request: RegistrationRequest) -> Admission:
+    admission = await agent.ask(AdmitRequest(request.octets))
+    assert isinstance(admission, Admission)
+    return admission
+
+
+async def test_nothing_is_settled_without_the_ticket_of_its_request(split: SplitHome) -> None:
+    """A home agent that was broken into knows SPI and revision, and has tickets for other calls."""
+    node, neighbour = (Node(enrolment, n) for n, enrolment in enumerate(split.subscribers(2)))
+    await split.launch("kdc1")
+    async with playing(split) as ours, playing(split, "ha1b") as twin:
+        heard = ours.hear(node)
+        grant = await ours.judge(heard)
+        true, unspent = grant.state.ticket, (await _admitted(ours, heard.request)).record
+        assert unspent is not None and len(unspent.unspent) == 4
+        of_the_twin = (await _admitted(twin, heard.request)).ticket
+        of_another_record = (await ours.judge(ours.hear(neighbour))).state.ticket
+        wrong = {
+            "zeros": NO_TICKET,
+            "another record's": of_another_record,
+            "another peer's": of_the_twin,
+            "one bit of the MAC": dataclasses.replace(true, mac=_flipped(true.mac)),
+            "one bit of the digest": dataclasses.replace(
+                true, request_digest=_flipped(true.request_digest)
+            ),
+            "one bit of the identification": dataclasses.replace(
+                true, identification=_flipped(true.identification)
+            ),
+            "made younger": dataclasses.replace(true, admitted_at=true.admitted_at + 1),
+        }
+        before = everything(split)
+        for name, ticket in wrong.items():
+            for request in _three(grant):
+                assert await ours.ask(_ticketed(request, ticket)) is Fate.REFUSED, name
+        # The SPIs that the node has not used yet, of which the record tells.
+        for spi in unspent.unspent:
+            for request in _three(_replaced_state(spi=spi)(grant)):
+                if spi != grant.state.spi:
+                    assert await ours.ask(request) is Fate.REFUSED
+        # One call of the node's is no licence for a later one of the home agent's own.
+        for seconds in (-1, 1, 60):
+            assert await ours.ask(_later(seconds)(grant)) is Fate.REFUSED
+        assert everything(split) == before
+        assert isinstance(await ours.ask(grant), Settled)
+        # A ticket of the revision before.
+        settled = everything(split)
+        for request in _three(_replaced_state(revision=grant.state.revision + 1)(grant)):
+            assert await ours.ask(request) is Fate.REFUSED
+        # The node's last request shown again gives a ticket, but none to grant once more.
+        again = (await _admitted(ours, heard.request)).ticket
+        state = State(grant.state.spi, grant.state.revision + 1, again)
+        assert await ours.ask(_replaced(state=state)(grant)) is Fate.REFUSED
+        assert await ours.ask(_later(1)(_replaced(state=state)(grant))) is Fate.REFUSED
+        assert everything(split) == settled
+    assert split.stop("kdc1") == 0
+    assert "kdc.wrong_ticket=" in split.log("kdc1") and true.mac.hex() not in split.log("kdc1")
+
+
+async def test_an_old_ticket_is_a_conflict(split: SplitHome) -> None:
+    """Made here with the database's own key, as if the request had been admitted earlier."""
+    (node,) = (Node(enrolment, 1) for enrolment in split.subscribers(1))
+    await split.launch("kdc1")
+    with administration(split.postgres.conninfo(split.database_name)) as connection:
+        keyring = migrate.load_keyring(connection, split.postgres.kek)
+    key = derive_ticket_key(keyring.identity_key)
+    async with playing(split) as ours:
+        heard = ours.hear(node)
+        grant = await ours.judge(heard)
+        admission = await _admitted(ours, heard.request)
+        record, clock = admission.record, admission.clock
+        assert record is not None
+        assert admission.ticket == make_ticket(key, "ha1", record, heard.request, clock=clock)
+        before = everything(split)
+        for age in (31, 3600, -60):
+            ticket = make_ticket(key, "ha1", record, heard.request, clock=clock - age)
+            for request in _three(grant):
+                assert await ours.ask(_ticketed(request, ticket)) is Fate.CONFLICT
+        assert everything(split) == before
+        ticket = make_ticket(key, "ha1", record, heard.request, clock=clock - 20)
+        assert isinstance(await ours.ask(_ticketed(grant, ticket)), Settled)
+    assert split.stop("kdc1") == 0
+    assert "kdc.old_ticket=" in split.log("kdc1")
+
+
+async def test_any_kdc_of_the_database_takes_a_ticket(split: SplitHome) -> None:
+    first, second = (Node(enrolment, n) for n, enrolment in enumerate(split.subscribers(2)))
+    await split.launch("kdc1", "kdc2")
+    async with playing(split) as one, playing(split, kdc="kdc2") as two:
+        grant = await one.judge(one.hear(first))
+        assert isinstance(await two.ask(grant), Settled)
+        grant = await two.judge(two.hear(second))
+        denial = _three(grant)[1]
+        assert await one.ask(_ticketed(denial, NO_TICKET)) is Fate.REFUSED
+        assert isinstance(await one.ask(denial), Settled)
+    assert {split.stop(name) for name in ("kdc1", "kdc2")} == {0}
+
+
+def _flipped(octets: bytes) -> bytes:
+    return octets[:-1] + bytes((octets[-1] ^ 1,))
 
 
 # --- mutated requests -------------------------------------------------------------------------

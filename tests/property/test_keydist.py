@@ -32,6 +32,7 @@ from kdc.records import (
     Record,
     Settled,
     Terms,
+    Ticket,
     WrappingKey,
 )
 from kdc.wire.keydist import (
@@ -63,7 +64,8 @@ IDENTIFICATIONS = st.builds(Identification, U64, U32)
 DIGESTS = st.binary(min_size=32, max_size=32)
 EIGHT = st.binary(min_size=8, max_size=8)
 PAYLOADS = st.binary(max_size=300)
-STATES = st.builds(State, U32, U64)
+TICKETS = st.builds(Ticket, U64, EIGHT, DIGESTS, DIGESTS)
+STATES = st.builds(State, U32, U64, TICKETS)
 
 
 MARK = b"a secret of ours"  # every secret begins with it, as far as it is long enough
@@ -188,7 +190,7 @@ RECORDS = st.builds(
 )
 KEYS = st.builds(ExchangeKeys, secrets(64), secrets(64), secrets(32), secrets(32))
 SPI_LISTS = st.lists(U32, max_size=4).map(tuple)
-ADMISSIONS = st.builds(Admission, RECORDS, KEYS, CLOCKS)
+ADMISSIONS = st.builds(Admission, RECORDS, KEYS, CLOCKS, ticket=TICKETS)
 SETTLED = st.builds(Settled, issued(), SPI_LISTS, st.binary(max_size=64))
 REPLY_VALUES: st.SearchStrategy[KeyReply] = st.one_of(
     ADMISSIONS,

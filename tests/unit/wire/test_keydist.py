@@ -32,6 +32,7 @@ from kdc.records import (
     Record,
     Settled,
     Terms,
+    Ticket,
     WrappingKey,
 )
 from kdc.wire.keydist import (
@@ -50,7 +51,13 @@ from kdc.wire.keydist import (
 from kdc.wire.keydist_items import Judged, Refusal, State
 
 VENDOR_ID = 32473  # 7ed9
-STATE = State(spi=0x00011170, revision=7)
+TICKET = Ticket(
+    admitted_at=1_800_000_000_250_000,
+    identification=b"\xf0\x00\x00\x01\xaa\xbb\xcc\xdd",
+    request_digest=b"\xd1" * 32,
+    mac=b"\xd2" * 32,
+)
+STATE = State(spi=0x00011170, revision=7, ticket=TICKET)
 IDENTIFICATION = Identification(0x1F0000001, 0xAABBCCDD)  # past 2036: more than 32 bits
 K = [bytes([n]) * length for n, length in ((0xA1, 64), (0xA2, 64), (0xA3, 32), (0xA4, 32))]
 W, WRAPPED = b"\xaa" * 64, b"\xbb" * 116
@@ -78,7 +85,10 @@ ALICE = b"alice@home.example".hex()
 FA1 = b"fa1@visited.example".hex()
 HA1 = b"ha1@home.example".hex()
 
-STATE_ITEM = cvse(33, "00011170", "0000000000000007")  # SPI, revision
+# Ticket: microseconds(8), Identification(8), SHA-256 of the request, MAC.
+TICKET_FIELDS = ("00066517289c5090", "f0000001aabbccdd", "d1" * 32, "d2" * 32)
+TICKET_ITEM = cvse(49, *TICKET_FIELDS)
+STATE_ITEM = cvse(33, "00011170", "0000000000000007", *TICKET_FIELDS)  # SPI, revision, ticket
 
 REQUESTS: dict[str, tuple[KeyRequest, bytes]] = {
     "admit": (
@@ -240,7 +250,7 @@ NAME = b"\x01\x02\x03\x04\x05\x06\x07\x08"
 
 REPLIES: dict[str, tuple[KeyReply, bytes]] = {
     "admitted": (
-        Admission(RECORD, KEYS, 1_800_000_000.0),
+        Admission(RECORD, KEYS, 1_800_000_000.0, ticket=TICKET),
         h(
             "01110000",
             clear(1, 0, ALICE),
@@ -284,10 +294,11 @@ REPLIES: dict[str, tuple[KeyReply, bytes]] = {
                 "000665174c5bc600",  # registered until
             ),
             KEYS_ITEM,
+            TICKET_ITEM,
         ),
     ),
     "admitted-bare": (
-        Admission(BARE_RECORD, KEYS, 1_800_000_000.0),
+        Admission(BARE_RECORD, KEYS, 1_800_000_000.0, ticket=TICKET),
         h(
             "01110000",
             clear(1, 0, ALICE),
@@ -312,6 +323,7 @@ REPLIES: dict[str, tuple[KeyReply, bytes]] = {
                 "00",
             ),
             KEYS_ITEM,
+            TICKET_ITEM,
         ),
     ),
     "not-admitted": (NotAdmitted(), h("01120000")),
@@ -424,7 +436,7 @@ def test_a_reply_as_octets_and_back(value: KeyReply, golden: bytes) -> None:
 def test_what_never_leaves_the_kdc() -> None:
     """An admission without a record says nothing; R and the stored outcome have no item."""
     assert encode_key_reply_message(Admission(None, KEYS, 1.0), VENDOR_ID) == h("01120000")
-    with_outcome = Admission(RECORD, KEYS, 1_800_000_000.0, Secret(b"\xf0" * 40))
+    with_outcome = Admission(RECORD, KEYS, 1_800_000_000.0, Secret(b"\xf0" * 40), TICKET)
     assert encode_key_reply_message(with_outcome, VENDOR_ID) == REPLIES["admitted"][1]
     settled, golden = REPLIES["settled"]
     assert isinstance(settled, Settled) and isinstance(settled.outcome, Issued)
@@ -529,7 +541,7 @@ def test_items_that_have_no_place(decode: Decode, golden: bytes) -> None:
 
 
 @everything
-@pytest.mark.parametrize("vendor_type", [0, 7, 8, 11, 13, 31, 49, 255, 65535])
+@pytest.mark.parametrize("vendor_type", [0, 7, 8, 11, 13, 31, 50, 255, 65535])
 def test_an_unknown_item(decode: Decode, golden: bytes, vendor_type: int) -> None:
     with pytest.raises((Malformed, UnknownVendor)):
         decode(golden + h(cvse(vendor_type, "00")), VENDOR_ID)
@@ -591,7 +603,9 @@ def replaced(message: bytes, vendor_type: int, old: str, new: str) -> bytes:
         pytest.param("grant", 37, "010020eeee", "01001feeee", id="z-too-short"),
         pytest.param("grant", 36, "dddd", "dd", id="digest-of-31"),
         pytest.param("grant", 36, "dddd", "dddddd", id="digest-of-33"),
-        pytest.param("grant", 33, "00011170", "011170", id="state-of-11"),
+        pytest.param("grant", 33, "00011170", "011170", id="state-of-91"),
+        pytest.param("grant", 33, "d2d2", "d2", id="ticket-of-79"),
+        pytest.param("grant", 33, "d2d2", "d2d2d2", id="ticket-of-81"),
         pytest.param("grant", 40, b"home.".hex(), "ff686f6d65", id="realm-not-ascii"),
         pytest.param("grant", 39, b"visited".hex(), "c3bc", id="operator-not-ascii"),
         pytest.param("deny", 41, "0120dddd", "0121dddd", id="digest-runs-over"),
@@ -616,6 +630,8 @@ def test_a_request_with_a_bad_item(name: str, vendor_type: int, old: str, new: s
         pytest.param("admitted", 34, "09612e", "0961ff", id="realm-not-ascii"),
         pytest.param("admitted", 35, "a4a4", "a4", id="key-of-31"),
         pytest.param("admitted", 35, "a4a4", "a4a4a4", id="key-of-33"),
+        pytest.param("admitted", 49, "d2d2", "d2", id="ticket-of-79"),
+        pytest.param("admitted", 49, "d2d2", "d2d2d2", id="ticket-of-81"),
         pytest.param("settled", 42, "0200011171", "0300011171", id="3-spis"),
         pytest.param("settled", 44, "0258", "02", id="issued-of-21"),
         pytest.param("settled", 46, "0100010024", "0900010024", id="answered-pair-9"),
