@@ -29,6 +29,7 @@ from kdc.records import Carrier, Denied, Record, Terms, Ticket, WrappingKey
 from kdc.wire.cursor import Reader
 
 _MICROSECONDS: Final = 1_000_000  # clocks go as whole microseconds
+_GREATEST_TIME: Final = 2**53 - 1  # microseconds: all that a float holds exactly
 _IDENTIFICATION: Final = struct.Struct(">QI")
 _RECORD: Final = struct.Struct(">QQBBBB4s")
 _TERMS: Final = struct.Struct(">BBBBBI")
@@ -99,11 +100,15 @@ def _write_u32(number: int) -> bytes:
 
 
 def _write_clock(seconds: float) -> bytes:
-    return round(seconds * _MICROSECONDS).to_bytes(8, "big")
+    """What ends later than the greatest time ends then: in the year 2255."""
+    return min(round(seconds * _MICROSECONDS), _GREATEST_TIME).to_bytes(8, "big")
 
 
 def _read_clock(reader: Reader) -> float:
-    return int.from_bytes(reader.octets(8), "big") / _MICROSECONDS
+    microseconds = int.from_bytes(reader.octets(8), "big")
+    if microseconds > _GREATEST_TIME:
+        raise Malformed("time")
+    return microseconds / _MICROSECONDS
 
 
 def _write_address(address: IPv4Address) -> bytes:
