@@ -21,6 +21,7 @@ from kdc.model import Mode, Pair, Suite
 from kdc.negotiation import (
     DEFAULT_GROUPS,
     DEFAULT_POLICY_SUITES,
+    FA_GROUP,
     LEGACY_GROUPS,
     LEGACY_SUITES,
     NULL,
@@ -60,7 +61,6 @@ PAIRS: Final = {
     "fa-ha": Pair.FA_HA,
     "mn-smm": Pair.MN_SMM,
 }
-_X25519: Final = 31
 _GCM: Final = "aes-256-gcm"
 _CHACHA: Final = "chacha20-poly1305"
 
@@ -320,7 +320,7 @@ class AgentNegotiation(NegotiationSettings):
     @model_validator(mode="after")
     def _check_fa_dh(self) -> Self:
         offered = {name for offer in self.offers().values() for name in offer.groups}
-        if self.fa_dh != "any" and any(GROUPS[name] != _X25519 for name in offered):
+        if self.fa_dh != "any" and any(GROUPS[name] != FA_GROUP for name in offered):
             raise ValueError("expected fa_dh = any to offer groups beside x25519")
         return self
 
@@ -333,7 +333,7 @@ class AgentNegotiation(NegotiationSettings):
         policies = {
             pair: self.build_policy(pair, fa_dh_any=any_group) for pair in self.pair_policies()
         }
-        groups = policies[Pair.FA_HA].groups - {_X25519}
+        groups = policies[Pair.FA_HA].groups - {FA_GROUP}
         return FaTerms(
             policies,
             self.offer_fa_ha.build_plan() if self.offer_fa_ha is not None else None,

@@ -49,12 +49,6 @@ class UnknownVendor(RemoteError):
     reply_code = DENIED_VENDOR
 
 
-class UnknownHomeAgent(RemoteError):
-    """The Home Agent field names none that this home serves."""
-
-    reply_code = DENIED_UNKNOWN_HOME_AGENT
-
-
 class AuthenticationFailed(RemoteError):
     """Steps 2-5 of PROTOCOL 5.3, and all that is 131: one outcome, whatever the cause."""
 
@@ -69,12 +63,6 @@ class ChannelBindingFailed(RemoteError):
     """What the mobile node sealed is not what the AAA path asserts."""
 
     reply_code = DENIED_FA_AUTHENTICATION
-
-
-class IdentificationMismatch(RemoteError):
-    """The identification is outside the window, not greater than the last, or used again."""
-
-    reply_code = DENIED_IDENTIFICATION
 
 
 class NotAcceptable(RemoteError):

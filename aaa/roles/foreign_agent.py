@@ -16,7 +16,6 @@ from aaa.exchange import AccessAccept, AccessChallenge, AccessRequest, AccessRes
 from aaa.roles.foreign_agent_reply import Agree, Asked, FaPart
 from aaa.roles.foreign_agent_terms import (
     NOTHING_SAID,
-    X25519_GROUP,
     FaSide,
     FaTerms,
     answer_offers,
@@ -46,7 +45,7 @@ from kdc.model import (
     Secret,
     SecurityAssociation,
 )
-from kdc.negotiation import OfferPlan, generate_keys
+from kdc.negotiation import FA_GROUP, OfferPlan, generate_keys
 from kdc.wire import numbers
 from kdc.wire.advertisement import FaAnnouncement, FaPublicKey
 from kdc.wire.parts import encode_authenticator_head, encode_realm
@@ -90,7 +89,7 @@ class FaKey:
     @property
     def dh_keys(self) -> tuple[DhKey, ...]:
         """This key as a value of group 31, and those of other groups."""
-        own = DhKey(FIXED_GROUPS[X25519_GROUP], self.key.private_key, self.key.public_key)
+        own = DhKey(FIXED_GROUPS[FA_GROUP], self.key.private_key, self.key.public_key)
         return (own, *self.others)
 
     @property

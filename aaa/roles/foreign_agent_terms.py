@@ -14,6 +14,7 @@ from kdc.crypto.dh import DhKey
 from kdc.errors import Malformed, NotAcceptable
 from kdc.model import Pair
 from kdc.negotiation import (
+    FA_GROUP,
     Agreement,
     History,
     OfferPlan,
@@ -36,7 +37,6 @@ from kdc.wire.payloads import (
     encode_sa_payload,
 )
 
-X25519_GROUP = 31
 ANSWERED_PAIRS = (Pair.MN_FA, Pair.MN_SMM)
 _NO_COUNTER_PROPOSAL = Policy(preferred=())
 
@@ -163,7 +163,7 @@ def _of_exchange(policy: Policy, keys: tuple[DhKey, ...], mn_spi: int) -> Policy
 
 def _check_value(ke: KeyExchange | None) -> None:
     """Passes over an MN's value that could only be refused later; no exponentiation is made."""
-    if isinstance(ke, KeA) and ke.group == X25519_GROUP:
+    if isinstance(ke, KeA) and ke.group == FA_GROUP:
         try:
             check_x25519(ke.data)
         except Malformed:

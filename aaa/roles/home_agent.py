@@ -15,7 +15,6 @@ from aaa.exchange import Peer
 from aaa.proxying import realm_of_operator
 from aaa.roles.home_agent_request import OpenedRequest, digest_request
 from aaa.roles.home_agent_terms import (
-    X25519_GROUP,
     Exponentiation,
     HomeTerms,
     Outline,
@@ -44,7 +43,7 @@ from kdc.model import (
     Nai,
     Pair,
 )
-from kdc.negotiation import Policy, count_failure
+from kdc.negotiation import FA_GROUP, Policy, count_failure
 from kdc.records import Record, VerifiedRegistration
 from kdc.wire.advertisement import FaPublicKey
 from kdc.wire.numbers import MAXIMUM_MESSAGE_OCTETS
@@ -326,5 +325,5 @@ def _check_fa_values(fa_payloads: dict[Pair, ReadSaPayload], key: FaPublicKey | 
     for read in fa_payloads.values():
         for proposal in read.payload.proposals:
             for ke in proposal.key_exchanges:
-                if isinstance(ke, KeA) and ke.group == X25519_GROUP and ke.data != own:
+                if isinstance(ke, KeA) and ke.group == FA_GROUP and ke.data != own:
                     raise ChannelBindingFailed("channel binding")

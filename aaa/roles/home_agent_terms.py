@@ -16,6 +16,7 @@ from kdc.crypto.seal import BUCKETS, TAG_OCTETS, bucket_of
 from kdc.errors import Malformed, NotAcceptable
 from kdc.model import Mode, Nai, Pair, Suite
 from kdc.negotiation import (
+    FA_GROUP,
     Agreement,
     Policy,
     build_answer,
@@ -35,7 +36,6 @@ from kdc.wire.extensions import CVSE_HEADER_OCTETS, EXTENSION_HEADER_OCTETS
 from kdc.wire.numbers import REPLY_HEADER_OCTETS
 from kdc.wire.payloads import KeA, KeB, KeC, KeyExchange, ReadSaPayload, encode_sa_payload
 
-X25519_GROUP = 31
 _ALIAS_OCTETS = len("m-0123456789abcdef@")
 _NAME_BUCKET = 64  # PROTOCOL 5.2
 _SA_INFO_OCTETS = 22  # PROTOCOL 4.2, suites and secret left out
@@ -173,7 +173,7 @@ def _check_fa_answer(
         agreement = verify_within(verify_answer(offer.payload, answer.payload), policy)
         outline = _outline(offer.octets, agreement, policy, situation)
         for ke in (agreement.key_exchange, agreement.answered):
-            if isinstance(ke, KeA) and ke.group == X25519_GROUP:
+            if isinstance(ke, KeA) and ke.group == FA_GROUP:
                 check_x25519(ke.data)  # home has no part in this exchange, and makes none
     except (NotAcceptable, Malformed):
         raise Refused(offer.payload.pair) from None

@@ -26,6 +26,7 @@ from kdc.negotiation.state import MAXIMUM_ROUNDS, Event, Standing, advance, coun
 from kdc.negotiation.terms import (
     DEFAULT_GROUPS,
     DEFAULT_POLICY_SUITES,
+    FA_GROUP,
     GROUP_OCTETS,
     LEGACY_GROUPS,
     LEGACY_SUITES,
@@ -42,6 +43,7 @@ __all__ = [
     "DEFAULT_GROUPS",
     "DEFAULT_MN_HA_PLAN",
     "DEFAULT_POLICY_SUITES",
+    "FA_GROUP",
     "GROUP_OCTETS",
     "LEGACY_GROUPS",
     "LEGACY_SUITES",

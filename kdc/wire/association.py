@@ -20,20 +20,18 @@ _FIXED: Final = struct.Struct(">II8sBBBB")
 _MAXIMUM_SUITES: Final = 4
 SEED_OCTETS: Final = 32
 _INFINITE: Final = 2**32 - 1
-STATEFUL_RANDOM: Final = 0  # derivations of section 7
-RAW_DH: Final = 0
+RAW_DH: Final = 0  # derivations of section 7; also that of stateful random keys
 FORMULA_5: Final = 1
 SP800_108: Final = 2
 MIXED: Final = 3
 _ALLOWED: Final = frozenset({(1, 0), (1, 3), (2, 0), (2, 3), (3, 1), (3, 2), (3, 3)})
 
-PAIR_OF_KIND: Final[dict[Kind, Pair]] = {
-    numbers.SA_MN_FA: Pair.MN_FA,
-    numbers.SA_FA_HA: Pair.FA_HA,
-    numbers.SA_MN_HA: Pair.MN_HA,
-    numbers.SA_MN_SMM: Pair.MN_SMM,
+KIND_OF_PAIR: Final[dict[Pair, Kind]] = {
+    Pair.MN_FA: numbers.SA_MN_FA,
+    Pair.FA_HA: numbers.SA_FA_HA,
+    Pair.MN_HA: numbers.SA_MN_HA,
+    Pair.MN_SMM: numbers.SA_MN_SMM,
 }
-KIND_OF_PAIR: Final[dict[Pair, Kind]] = {pair: kind for kind, pair in PAIR_OF_KIND.items()}
 
 
 @dataclass(frozen=True, slots=True)

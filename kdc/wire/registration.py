@@ -54,10 +54,6 @@ class RegistrationRequest:
     def fixed_header(self) -> bytes:
         return self.octets[: numbers.REQUEST_HEADER_OCTETS]
 
-    @property
-    def layer2(self) -> Extension | None:
-        return next((e for kind, e in self.part.extensions.items() if kind in LAYER2), None)
-
 
 @dataclass(frozen=True, slots=True)
 class RegistrationReply:
