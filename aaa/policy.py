@@ -27,8 +27,9 @@ from kdc.negotiation import (
     NULL,
     OfferPlan,
     Policy,
+    measure_offer,
 )
-from kdc.wire.payloads import AUTHENTICATION
+from kdc.wire.payloads import AUTHENTICATION, MAXIMUM_FA_SA_PAYLOAD_OCTETS
 
 SUITES: Final = {
     "hmac-md5": Suite(1, 1),
@@ -322,6 +323,19 @@ class AgentNegotiation(NegotiationSettings):
         offered = {name for offer in self.offers().values() for name in offer.groups}
         if self.fa_dh != "any" and any(GROUPS[name] != FA_GROUP for name in offered):
             raise ValueError("expected fa_dh = any to offer groups beside x25519")
+        return self
+
+    @model_validator(mode="after")
+    def _check_length(self) -> Self:
+        terms = self.build_terms()
+        if terms.fa_ha_plan is None:
+            return self
+        octets = measure_offer(Pair.FA_HA, terms.policies[Pair.FA_HA], terms.fa_ha_plan)
+        if octets > MAXIMUM_FA_SA_PAYLOAD_OCTETS:
+            raise ValueError(
+                f"expected an offer_fa_ha of at most {MAXIMUM_FA_SA_PAYLOAD_OCTETS} octets, not "
+                f"{octets}: fewer or smaller groups, or fewer alternatives"
+            )
         return self
 
     def offers(self) -> dict[Pair, Offer]:

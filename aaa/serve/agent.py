@@ -26,6 +26,7 @@ from aaa.radius.packet import ACCESS_REQUEST, VerifiedResponse
 from aaa.roles.foreign_agent import Delivery, FaIdentity, ForeignAgent, Relayed
 from aaa.roles.mobile_node import Heard
 from aaa.serve.advertiser import LIFETIME_INTERVALS, Advertiser
+from aaa.serve.bindings import Bindings
 from aaa.serve.key_outlet import SaOutlet
 from aaa.serve.process import split_address
 from kdc.crypto.key0 import fingerprint_key
@@ -99,6 +100,7 @@ class AgentServer:
         self._client = RadiusClient(counters, bind_host=str(source) if source else None)
         self._installed = InstalledLog(agent.state_file)
         self._outlet = SaOutlet(config.keys, Party.FOREIGN_AGENT, counters)
+        self._bindings = Bindings()
         self._exchanges: set[asyncio.Task[None]] = set()
         self._endpoint: UdpEndpoint | None = None
         self._advertiser: Advertiser | None = None
@@ -191,10 +193,11 @@ class AgentServer:
         self._deliver(delivery, source)
 
     def _hand_on(self, relayed: Relayed, delivery: Delivery) -> None:
-        """KEY2 and KEY3 for other software, by the link and the home that they are of."""
-        request = relayed.request
-        binding = f"{relayed.sender[0]} {request.home_agent}"
+        """KEY2 and KEY3 for other software, by the node that they are of."""
+        request, sender = relayed.request, relayed.sender[0]
         if delivery.associations:
+            assert delivery.home_address is not None
+            binding = self._bindings.install(sender, request.home_agent, delivery.home_address)
             identity = self._identity
             endpoints = {
                 Party.MOBILE_NODE: Endpoint(delivery.alias, delivery.home_address),
@@ -203,7 +206,9 @@ class AgentServer:
             }
             self._outlet.installed(Grant(binding, delivery.associations, endpoints, delivery.alias))
         elif delivery.code == ACCEPTED:
-            self._outlet.deregistered(binding)
+            ended = self._bindings.deregister(sender, request.home_agent)
+            if ended is not None:
+                self._outlet.deregistered(ended)
 
     def _deliver(self, delivery: Delivery, source: Address) -> None:
         assert self._endpoint is not None

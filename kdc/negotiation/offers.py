@@ -10,7 +10,7 @@ from dataclasses import dataclass, field
 
 from kdc.crypto.dh import FIXED_GROUPS, DhGroup, DhKey, private_octets
 from kdc.errors import LocalError, NotAcceptable
-from kdc.model import Mode, Pair, Secret
+from kdc.model import SPI_MINIMUM, Mode, Pair, Secret
 from kdc.negotiation.rounds import History, build_offer, take_counter_proposal
 from kdc.negotiation.terms import FA_GROUP, Policy
 from kdc.wire.payloads import (
@@ -105,6 +105,13 @@ def prepare_offer(
         alternatives=plan.alternatives,
     )
     return _prepared(payload, keys) if payload is not None else None
+
+
+def measure_offer(pair: Pair, policy: Policy, plan: OfferPlan) -> int:
+    """How many octets the offer of this plan has, before any key is made for it."""
+    keys = tuple(DhKey(group, Secret(b""), bytes(group.value_octets)) for group in plan.all_groups)
+    offer = prepare_offer(pair, policy, plan, History(), keys=keys, ke_c_spi=SPI_MINIMUM)
+    return len(offer.octets) if offer is not None else 0
 
 
 def prepare_counter_offer(

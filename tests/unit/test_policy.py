@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from typing import Any, TypeVar
 
 import pytest
@@ -19,7 +20,14 @@ from aaa.policy import (
 )
 from kdc.config import _problem, _without_lists
 from kdc.model import KEY_OCTETS, Mode, Pair, Suite
-from kdc.negotiation import OfferPlan, Policy
+from kdc.negotiation import (
+    History,
+    OfferPlan,
+    Policy,
+    generate_keys,
+    measure_offer,
+    prepare_offer,
+)
 from kdc.wire.payloads import KE_SECRET
 
 GCM, CHACHA, HMAC, SHA512, CBC = Suite(3, 20), Suite(3, 28), Suite(1, 5), Suite(1, 7), Suite(2, 12)
@@ -477,6 +485,27 @@ def test_an_agent_offers_another_group_for_fa_dh_any_alone() -> None:
     offer = {"offer_fa_ha": {"groups": ["p-256"]}}
     assert faults(AgentNegotiation, offer) == ["expected fa_dh = any to offer groups beside x25519"]
     read(AgentNegotiation, {**offer, "fa_dh": "any"})
+
+
+def test_an_agent_offers_what_attribute_5_holds() -> None:
+    """More would fail every registration; a group of 4,096 bits has 512 octets of a value."""
+    fits = {"fa_dh": "any", "offer_fa_ha": {"groups": ["modp-4096", "modp-2048", "x25519"]}}
+    read(AgentNegotiation, fits)
+    offer = {"groups": ["modp-4096", "modp-3072", "modp-2048"]}
+    (told,) = faults(AgentNegotiation, {"fa_dh": "any", "offer_fa_ha": offer})
+    assert told.startswith("expected an offer_fa_ha of at most 1024 octets, not 1")
+    assert told.endswith(": fewer or smaller groups, or fewer alternatives")
+
+
+def test_an_offer_is_measured_as_it_is_made() -> None:
+    offer_fa_ha = {"groups": ["p-256", "modp-2048"]}
+    settings = read(AgentNegotiation, {"fa_dh": "any", "offer_fa_ha": offer_fa_ha})
+    terms = settings.build_terms()
+    assert terms.fa_ha_plan is not None
+    policy, keys = terms.policies[Pair.FA_HA], generate_keys(terms.fa_ha_plan, os.urandom)
+    offer = prepare_offer(Pair.FA_HA, policy, terms.fa_ha_plan, History(), keys=keys)
+    assert offer is not None
+    assert measure_offer(Pair.FA_HA, policy, terms.fa_ha_plan) == len(offer.octets)
 
 
 def test_a_node_has_no_secret_in_the_clear_to_ask_for() -> None:

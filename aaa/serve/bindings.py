@@ -1,0 +1,52 @@
+"""Which associations a foreign agent holds for whom, so that nobody ends another's.
+
+A deregistration names no home address to the agent: what it ends is what the same sender installed.
+"""
+
+from __future__ import annotations
+
+from collections import OrderedDict
+from ipaddress import IPv4Address
+
+from kdc.keyuse.table import MAXIMUM_HELD
+
+
+class Bindings:
+    """Names of bindings by home agent and home address; bounded, the oldest are forgotten first."""
+
+    def __init__(self, maximum: int = MAXIMUM_HELD) -> None:
+        self._maximum = maximum
+        self._senders: OrderedDict[str, tuple[str, IPv4Address]] = OrderedDict()
+        self._installed: dict[tuple[str, IPv4Address], set[str]] = {}
+
+    def install(self, sender: str, home_agent: IPv4Address, home_address: IPv4Address) -> str:
+        """The binding of this node, whose sender is from now on `sender` alone."""
+        binding = f"{home_agent} {home_address}"
+        self._forget(binding)
+        if len(self._senders) >= self._maximum:
+            self._forget(next(iter(self._senders)))
+        owner = (sender, home_agent)
+        self._installed.setdefault(owner, set()).add(binding)
+        self._senders[binding] = owner
+        return binding
+
+    def deregister(self, sender: str, home_agent: IPv4Address) -> str | None:
+        """The one binding that this sender has at this home agent.
+
+        None where it has none, or several (nodes behind one address): those end with their
+        lifetime.
+        """
+        own = self._installed.get((sender, home_agent), set())
+        if len(own) != 1:
+            return None
+        (binding,) = own
+        self._forget(binding)
+        return binding
+
+    def _forget(self, binding: str) -> None:
+        owner = self._senders.pop(binding, None)
+        if owner is not None:
+            own = self._installed[owner]
+            own.discard(binding)
+            if not own:
+                del self._installed[owner]
