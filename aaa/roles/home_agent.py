@@ -23,6 +23,7 @@ from aaa.roles.home_agent_terms import (
     complete,
     count_reply_octets,
     negotiate,
+    terms_to_come,
 )
 from kdc.crypto.dh import DhShare
 from kdc.crypto.hpke import fingerprint
@@ -195,6 +196,8 @@ class HomeAgent:
             )
         except Refused as refused:
             return self._no_proposal_chosen(grant, refused.pair, refused.counter_proposal)
+        if not self._fits(opened, outlines):
+            return self._no_proposal_chosen(grant)
         self._check_rate(opened.record, now)
         agreeable = Agreeable(grant, outlines)
         return agreeable if agreeable.exponentiations else self.conclude(agreeable, {})
@@ -205,17 +208,21 @@ class HomeAgent:
         for wanted in agreeable.exponentiations:
             if wanted.pair not in made:
                 return self._no_proposal_chosen(agreeable.grant, wanted.pair)
-        terms = complete(agreeable.outlines, made)
-        grant = agreeable.grant
-        if any(item.answered for item in terms):  # without an answer a reply always fits
-            octets = count_reply_octets(
-                terms,
-                nai_octets=len(self.policy.nai.octets),
-                realm_octets=len(self.policy.realm),
-            )
-            if octets > MAXIMUM_MESSAGE_OCTETS:
-                return self._no_proposal_chosen(grant)
+        terms, grant = complete(agreeable.outlines, made), agreeable.grant
         return Grant(grant.opened, grant.verified.with_terms(terms), grant.digest)
+
+    def _fits(self, opened: OpenedRequest, outlines: tuple[Outline, ...]) -> bool:
+        """Whether the reply will fit a message, known before an exponentiation is made for it."""
+        terms = terms_to_come(outlines)
+        if not any(item.answered for item in terms):
+            return True  # what nobody negotiates always fits
+        octets = count_reply_octets(
+            terms,
+            nai_octets=len(self.policy.nai.octets),
+            policy_realm_octets=len(self.policy.realm.encode()),
+            realm_octets=len(opened.request.realm.octets),
+        )
+        return octets <= MAXIMUM_MESSAGE_OCTETS
 
     @staticmethod
     def _deny(

@@ -14,7 +14,7 @@ from dataclasses import dataclass, field
 from kdc.crypto.dh import FIXED_GROUPS, DhGroup, DhShare, user_group
 from kdc.crypto.seal import BUCKETS, TAG_OCTETS, bucket_of
 from kdc.errors import Malformed, NotAcceptable
-from kdc.model import Mode, Nai, Pair, Suite
+from kdc.model import Mode, Nai, Pair, Secret, Suite
 from kdc.negotiation import (
     FA_GROUP,
     Agreement,
@@ -261,15 +261,25 @@ def complete(outlines: tuple[Outline, ...], shares: Mapping[Pair, DhShare]) -> t
     return tuple(_complete(outline, shares.get(outline.terms.pair)) for outline in outlines)
 
 
-def count_reply_octets(terms: tuple[Terms, ...], *, nai_octets: int, realm_octets: int) -> int:
+def terms_to_come(outlines: tuple[Outline, ...]) -> tuple[Terms, ...]:
+    """The terms with answers as long as they will be: a public value has its group's length."""
+    wanted = [o.exponentiation for o in outlines if o.exponentiation is not None]
+    shares = {item.pair: DhShare(bytes(item.group.value_octets), Secret(b"")) for item in wanted}
+    return complete(outlines, shares)
+
+
+def count_reply_octets(
+    terms: tuple[Terms, ...], *, nai_octets: int, policy_realm_octets: int, realm_octets: int
+) -> int:
     """How long a reply with these terms can become at the most (PROTOCOL sections 3 and 5.2).
 
-    `nai_octets` is the length of NAI(HA).  A shared message must fit before keys are made.
+    `nai_octets` is the length of NAI(HA), `policy_realm_octets` of the realm in the alias,
+    `realm_octets` of the NAI in the request's 131, which the reply repeats.
     """
-    alias = _sealed_octets(_ALIAS_OCTETS + realm_octets, _NAME_BUCKET)
+    alias = _sealed_octets(_ALIAS_OCTETS + policy_realm_octets, _NAME_BUCKET)
     names = alias + _sealed_octets(nai_octets)
     address, spis, transcript = _sealed_octets(4), _sealed_octets(16), _sealed_octets(16)
-    total = REPLY_HEADER_OCTETS + 2 + 1 + realm_octets + _MHAE_OCTETS
+    total = REPLY_HEADER_OCTETS + 2 + realm_octets + _MHAE_OCTETS
     total += 2 * (names + address) + spis + transcript
     for item in terms:
         secret = secret_octets(item.pair, item.mode, item.derivation, item.suites)

@@ -383,8 +383,12 @@ def _check_length(issued: Issued | None, reply: bytes, policy: HomeAgentPolicy) 
         )
         for item in issued.associations
     )
-    nai_octets, realm_octets = len(policy.nai.octets), len(policy.realm)
-    most = count_reply_octets(terms, nai_octets=nai_octets, realm_octets=realm_octets)
+    most = count_reply_octets(
+        terms,
+        nai_octets=len(policy.nai.octets),
+        policy_realm_octets=len(policy.realm),
+        realm_octets=len(f"@{policy.realm}"),
+    )
     assert len(reply) <= most <= len(reply) + 400
 
 
