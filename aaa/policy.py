@@ -29,7 +29,11 @@ from kdc.negotiation import (
     Policy,
     measure_offer,
 )
-from kdc.wire.payloads import AUTHENTICATION, MAXIMUM_FA_SA_PAYLOAD_OCTETS
+from kdc.wire.payloads import (
+    AUTHENTICATION,
+    MAXIMUM_FA_SA_PAYLOAD_OCTETS,
+    MAXIMUM_KEY_EXCHANGES,
+)
 
 SUITES: Final = {
     "hmac-md5": Suite(1, 1),
@@ -330,7 +334,12 @@ class AgentNegotiation(NegotiationSettings):
         terms = self.build_terms()
         if terms.fa_ha_plan is None:
             return self
-        octets = measure_offer(Pair.FA_HA, terms.policies[Pair.FA_HA], terms.fa_ha_plan)
+        plan = terms.fa_ha_plan
+        if plan.user_group is not None:
+            raise ValueError("expected no user_group in offer_fa_ha, but named groups")
+        if len(plan.groups) > MAXIMUM_KEY_EXCHANGES:
+            raise ValueError(f"expected at most {MAXIMUM_KEY_EXCHANGES} groups in an offer")
+        octets = measure_offer(Pair.FA_HA, terms.policies[Pair.FA_HA], plan)
         if octets > MAXIMUM_FA_SA_PAYLOAD_OCTETS:
             raise ValueError(
                 f"expected an offer_fa_ha of at most {MAXIMUM_FA_SA_PAYLOAD_OCTETS} octets, not "

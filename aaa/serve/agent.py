@@ -26,7 +26,7 @@ from aaa.radius.packet import ACCESS_REQUEST, VerifiedResponse
 from aaa.roles.foreign_agent import Delivery, FaIdentity, ForeignAgent, Relayed
 from aaa.roles.mobile_node import Heard
 from aaa.serve.advertiser import LIFETIME_INTERVALS, Advertiser
-from aaa.serve.bindings import Bindings
+from aaa.serve.bindings import Bindings, Home
 from aaa.serve.key_outlet import SaOutlet
 from aaa.serve.process import split_address
 from kdc.crypto.key0 import fingerprint_key
@@ -195,9 +195,10 @@ class AgentServer:
     def _hand_on(self, relayed: Relayed, delivery: Delivery) -> None:
         """KEY2 and KEY3 for other software, by the node that they are of."""
         request, sender = relayed.request, relayed.sender[0]
+        home = Home(request.realm.realm, request.home_agent)
         if delivery.associations:
             assert delivery.home_address is not None
-            binding = self._bindings.install(sender, request.home_agent, delivery.home_address)
+            binding = self._bindings.install(sender, home, delivery.home_address)
             identity = self._identity
             endpoints = {
                 Party.MOBILE_NODE: Endpoint(delivery.alias, delivery.home_address),
@@ -206,7 +207,7 @@ class AgentServer:
             }
             self._outlet.installed(Grant(binding, delivery.associations, endpoints, delivery.alias))
         elif delivery.code == ACCEPTED:
-            ended = self._bindings.deregister(sender, request.home_agent)
+            ended = self._bindings.deregister(sender, home)
             if ended is not None:
                 self._outlet.deregistered(ended)
 

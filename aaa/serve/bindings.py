@@ -7,36 +7,44 @@ from __future__ import annotations
 
 from collections import OrderedDict
 from ipaddress import IPv4Address
+from typing import NamedTuple
 
 from kdc.keyuse.table import MAXIMUM_HELD
 
 
+class Home(NamedTuple):
+    """Where a node is registered: two realms may use one private address."""
+
+    realm: str
+    agent: IPv4Address
+
+
 class Bindings:
-    """Names of bindings by home agent and home address; bounded, the oldest are forgotten first."""
+    """Names of bindings by home and home address; bounded, the oldest are forgotten first."""
 
     def __init__(self, maximum: int = MAXIMUM_HELD) -> None:
         self._maximum = maximum
-        self._senders: OrderedDict[str, tuple[str, IPv4Address]] = OrderedDict()
-        self._installed: dict[tuple[str, IPv4Address], set[str]] = {}
+        self._senders: OrderedDict[str, tuple[str, Home]] = OrderedDict()
+        self._installed: dict[tuple[str, Home], set[str]] = {}
 
-    def install(self, sender: str, home_agent: IPv4Address, home_address: IPv4Address) -> str:
+    def install(self, sender: str, home: Home, home_address: IPv4Address) -> str:
         """The binding of this node, whose sender is from now on `sender` alone."""
-        binding = f"{home_agent} {home_address}"
+        binding = f"{home.realm} {home.agent} {home_address}"
         self._forget(binding)
         if len(self._senders) >= self._maximum:
             self._forget(next(iter(self._senders)))
-        owner = (sender, home_agent)
+        owner = (sender, home)
         self._installed.setdefault(owner, set()).add(binding)
         self._senders[binding] = owner
         return binding
 
-    def deregister(self, sender: str, home_agent: IPv4Address) -> str | None:
-        """The one binding that this sender has at this home agent.
+    def deregister(self, sender: str, home: Home) -> str | None:
+        """The one binding that this sender has at this home.
 
         None where it has none, or several (nodes behind one address): those end with their
         lifetime.
         """
-        own = self._installed.get((sender, home_agent), set())
+        own = self._installed.get((sender, home), set())
         if len(own) != 1:
             return None
         (binding,) = own

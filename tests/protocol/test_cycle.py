@@ -200,6 +200,23 @@ def test_what_a_hub_swaps_in_the_request_is_refused_by_home(
     assert world.deliver(agent, relayed, response).associations == ()
 
 
+@pytest.mark.parametrize("static", [False, True])
+def test_a_hub_that_replays_under_another_name_has_nothing_written(static: bool) -> None:
+    """A denial before step 7 spends an SPI; where there is none to spend it costs no write."""
+    world = World(static=static)
+    agent = world.agents[0]
+    relayed = world.relay(agent, world.request(agent).octets)
+    assert isinstance(world.ask_home(relayed), AccessAccept)
+    before = world.store.stored
+    for name in (b"fa8@visited.example", b"fa9@visited.example"):
+        response = world.ask_home(relayed, replaced(fa_nai=Nai(name)))
+        assert _code(response) == 132
+    world.store.replace_record(nai=Nai.parse("renamed@home.example"))
+    assert _code(world.ask_home(relayed)) == 131
+    world.store.replace_record(nai=before.record.nai)
+    assert world.store.stored == before
+
+
 def test_a_hub_that_offers_in_the_agents_name_gets_no_key_installed() -> None:
     world = World()
     agent = world.agents[0]

@@ -497,6 +497,15 @@ def test_an_agent_offers_what_attribute_5_holds() -> None:
     assert told.endswith(": fewer or smaller groups, or fewer alternatives")
 
 
+def test_an_agent_offers_nothing_that_would_never_go_out() -> None:
+    groups = ["x25519", "p-256", "modp-768", "modp-1024", "modp-2048"]
+    five = {"fa_dh": "any", "legacy_groups": True, "offer_fa_ha": {"groups": groups}}
+    assert faults(AgentNegotiation, five) == ["expected at most 4 groups in an offer"]
+    own = {"user_group": {"prime": "ff" * 256, "generator": "02"}}
+    (told,) = faults(AgentNegotiation, {"fa_dh": "any", "user_groups": True, "offer_fa_ha": own})
+    assert told.startswith("expected no user_group in offer_fa_ha")
+
+
 def test_an_offer_is_measured_as_it_is_made() -> None:
     offer_fa_ha = {"groups": ["p-256", "modp-2048"]}
     settings = read(AgentNegotiation, {"fa_dh": "any", "offer_fa_ha": offer_fa_ha})

@@ -4,9 +4,11 @@ from __future__ import annotations
 
 from ipaddress import IPv4Address
 
-from aaa.serve.bindings import Bindings
+from aaa.serve.bindings import Bindings, Home
 
-HA1, HA2 = IPv4Address("192.0.2.1"), IPv4Address("192.0.2.2")
+HA1 = Home("home.example", IPv4Address("192.0.2.1"))
+HA2 = Home("home.example", IPv4Address("192.0.2.2"))
+SAME_ADDRESS = Home("other.example", HA1.agent)
 ALICE, BOB = IPv4Address("10.1.2.3"), IPv4Address("10.1.2.4")
 
 
@@ -21,9 +23,10 @@ def test_two_nodes_are_held_apart() -> None:
     assert bindings.deregister("a", HA1) == alice
 
 
-def test_one_home_address_at_two_home_agents_is_two_nodes() -> None:
+def test_one_home_address_at_two_homes_is_two_nodes() -> None:
     bindings = Bindings()
-    assert bindings.install("a", HA1, ALICE) != bindings.install("a", HA2, ALICE)
+    homes = (HA1, HA2, SAME_ADDRESS)
+    assert len({bindings.install("a", home, ALICE) for home in homes}) == 3
 
 
 def test_a_node_that_comes_from_another_address_is_the_same() -> None:
