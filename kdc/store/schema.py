@@ -282,6 +282,7 @@ disconnects = Table(
     Column("finished_at", DateTime(timezone=True)),
     CheckConstraint("kind IN ('disconnect', 'coa')", name="kind"),
     CheckConstraint("state IN ('pending', 'sent', 'acked', 'naked', 'failed')", name="state"),
+    Index("ix_disconnects_record_id", "record_id"),
     Index("ix_disconnects_open", "id", postgresql_where=text("state IN ('pending', 'sent')")),
 )
 

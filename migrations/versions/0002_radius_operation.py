@@ -111,6 +111,9 @@ _TABLES = (
     )
     """,
     """
+    CREATE INDEX ix_disconnects_record_id ON disconnects (record_id)
+    """,
+    """
     CREATE INDEX ix_disconnects_open ON disconnects (id) WHERE state IN ('pending', 'sent')
     """,
 )
@@ -142,7 +145,7 @@ def upgrade() -> None:
 
 
 def downgrade() -> None:
-    """What only this revision knows goes: clients with their key, sessions; who was revoked stays out.
+    """What only this revision knows goes, and who was revoked stays out.
 
     A revoked subscriber becomes a suspended one: 0001 has no stricter word for it.
     """
