@@ -24,7 +24,8 @@ from kdc.store.pool import Connection as PooledConnection
 
 CHANNEL: Final = "roamkey_disconnects"
 NOT_AFTER_S: Final = 60
-SESSION_NOT_FOUND: Final = 503  # RFC 5176 §3.5: Session-Context-Not-Found
+_SESSION_NOT_FOUND: Final = 503  # RFC 5176 §3.5: Session-Context-Not-Found
+_REQUEST_INITIATED: Final = 507  # RFC 5176 §3.5: the FA has begun what it was asked for
 _POLL_S: Final = 0.2
 
 
@@ -73,8 +74,11 @@ class Disconnect:
     @property
     def done(self) -> bool:
         """Whether the FA holds nothing of it any more, or has taken the request for a renewal."""
-        gone = self.error_cause == SESSION_NOT_FOUND and self.kind is DisconnectKind.DISCONNECT
-        return self.state is DisconnectState.ACKED or (self.state is DisconnectState.NAKED and gone)
+        wanted = _SESSION_NOT_FOUND
+        if self.kind is DisconnectKind.COA:
+            wanted = _REQUEST_INITIATED
+        agreed = self.state is DisconnectState.NAKED and self.error_cause == wanted
+        return self.state is DisconnectState.ACKED or agreed
 
 
 @dataclass(frozen=True, slots=True)
