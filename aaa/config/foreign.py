@@ -8,7 +8,16 @@ from typing import Annotated, Literal, Self
 
 from pydantic import AfterValidator, Field, model_validator
 
-from aaa.config.fields import AnyAddress, FaNai, Listen, Network, Realms, SocketAddress, VendorId
+from aaa.config.fields import (
+    Addresses,
+    AnyAddress,
+    FaNai,
+    Listen,
+    Network,
+    Realms,
+    SocketAddress,
+    VendorId,
+)
 from aaa.config.servers import Deadline, UdpServer
 from aaa.policy import NotEmpty
 from aaa.radius.routing import parse_pattern
@@ -33,6 +42,8 @@ class ForeignSection(StrictModel):
     realm: Realm
     vendor_id: VendorId = DEFAULT_VENDOR_ID
     deadline_s: Deadline = 2.5
+    accounting_listen: Addresses = ()
+    dynamic_authorization_listen: Addresses = ()
 
 
 class ForeignClient(StrictModel):
@@ -48,6 +59,7 @@ class ForeignClient(StrictModel):
     nas_address: AnyAddress | None = None
     nas_identifier: Text | None = None
     realms: Realms | None = None
+    dynamic_authorization: SocketAddress | None = None
 
     @model_validator(mode="after")
     def _is_agent_or_proxy(self) -> Self:
@@ -67,6 +79,7 @@ class HomeServer(UdpServer):
     """
 
     address: SocketAddress
+    accounting: SocketAddress | None = None  # None: the next port
     realms: Annotated[tuple[RoutedRealm, ...], AfterValidator(_each_once)] = ()
 
 

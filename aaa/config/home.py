@@ -7,6 +7,7 @@ from typing import Annotated, Literal, Self
 from pydantic import AfterValidator, Field, model_validator
 
 from aaa.config.fields import (
+    Addresses,
     FaNai,
     HomeRealm,
     Ipv4Network,
@@ -56,6 +57,7 @@ class HomeSection(HomeAgentPolicySection):
     address: Ipv4 | None = None
     dynamic_addresses: Ipv4Network | None = None
     agent_deadline_s: Deadline = 2.25  # of [[home_agent]]; shorter than that of a proxy before us
+    accounting_listen: Addresses = ()
 
     @model_validator(mode="after")
     def _is_whole(self) -> Self:
@@ -79,6 +81,7 @@ class HomeClient(StrictModel):
     address: Network
     secret_file: SharedSecret = Field(repr=False)
     realms: Annotated[tuple[Realm, ...], NotEmpty]
+    dynamic_authorization: SocketAddress | None = None
 
 
 class HomeAgentServer(UdpServer):
@@ -110,6 +113,8 @@ class HomeConfig(StrictModel):
                 "expected [database] beside home.nai and home.address, for a home agent in this"
                 " process, or none of them"
             )
+        if self.home.accounting_listen and self.database is None:
+            raise ValueError("expected [database] beside home.accounting_listen, to keep it in")
         if self.home.address is None and not self.home_agent:
             raise ValueError("expected a home agent: home.nai and home.address, or [[home_agent]]")
         if self.home.address in [item.address for item in self.home_agent]:

@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass
 
-from aaa.exchange import AccessRequest, Peer
+from aaa.exchange import AccessRequest, Addressing, Peer
 from aaa.proxying import (
     OWN_PROXY_STATE_OCTETS,
     REALM_NAMESPACE,
@@ -33,6 +33,12 @@ class Agent:
     fa_nai: Nai
     nas_address: IpAddress
     nas_identifier: bytes
+
+    def is_named_by(self, request: Addressing) -> bool:
+        """Whether all that a request says of its NAS, at least one thing, is this agent's."""
+        said = (request.nas_identifier, *request.nas_addresses)
+        own = (None, self.nas_identifier, self.nas_address)
+        return any(each is not None for each in said) and all(each in own for each in said)
 
 
 def route(

@@ -18,6 +18,7 @@ from aaa.proxying import (
     Refuse,
     forward,
     judge_assertions,
+    realm_of_operator,
 )
 from kdc.errors import DENIED_UNKNOWN_HOME_AGENT
 from kdc.wire.registration import decode_home_agent
@@ -70,3 +71,35 @@ def route(
         operator_name=access.operator_name,
         own_proxy_state=entropy(OWN_PROXY_STATE_OCTETS),
     )
+
+
+@dataclass(frozen=True, slots=True)
+class Accounted:
+    """An Accounting-Request that its peer may send."""
+
+    operator_realm: str | None  # lowered
+
+
+def judge_accounting(
+    peer: Peer,
+    *,
+    user_realm: str | None,
+    fa_realm: str | None,
+    operator_name: bytes | None,
+    realm: str,
+) -> Accounted | str:
+    """Whether a peer may report a session of that user at that operator, or why not.
+
+    Realms are lowered, None where nothing is said; a name without a realm is nobody else's.  The
+    peer must be allowed to speak for the operator and for the FA's realm, as for an Access-Request.
+    """
+    if user_realm not in (None, realm):
+        return "user_realm"
+    if fa_realm is not None and not peer.may_speak_for(fa_realm):
+        return "fa_realm"
+    if operator_name is None:
+        return Accounted(None)
+    operator_realm = realm_of_operator(operator_name)
+    if operator_realm is None or not peer.may_speak_for(operator_realm):
+        return "operator_realm"
+    return Accounted(operator_realm)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from ipaddress import ip_network
 from typing import Final
 
@@ -14,14 +14,15 @@ from aaa.config import ForeignConfig
 from aaa.config.foreign import ForeignClient
 from aaa.exchange import Peer
 from aaa.net.transactions import Transaction
-from aaa.proxying import Refuse, Route, unroutable
+from aaa.proxying import Refuse, unroutable
 from aaa.radius.attributes import decode_access_request
 from aaa.radius.clients import Client, ClientTable
 from aaa.radius.counters import Counters
 from aaa.radius.errors import MalformedPacket
 from aaa.radius.routing import realm_of_request
 from aaa.roles.foreign_aaa import Agent, route
-from aaa.serve.configured_pools import home_pools, realm_table, udp_hop
+from aaa.serve.configured_pools import home_pools, udp_hop
+from aaa.serve.foreign_services import ForeignServices, route_finder
 from aaa.serve.forwarding import Forwarder
 from aaa.serve.pools import udp_pools
 from aaa.serve.process import split_address
@@ -44,11 +45,11 @@ class ForeignServer:
             Client(c.name, ip_network(c.address), (c.secret_file,)) for c in config.client
         )
         pools = home_pools(config)
-        self._routes = {each.pool.name: Route(each.pool.name, each.pool.members) for each in pools}
-        self._realms = realm_table(config)
+        self._find_route = route_finder(config)
         hops = {item.name: udp_hop(item, item.address) for item in config.home_server}
         self.radius = RadiusServer(clients, counters, self._on_requests)
         self._forwarder = Forwarder(udp_pools(hops, pools, counters), counters, "foreign")
+        self._services = ForeignServices(config, self._clients, clients, counters)
 
     def _on_requests(self, transactions: list[Transaction]) -> None:
         for transaction in transactions:
@@ -65,13 +66,12 @@ class ForeignServer:
         except MalformedPacket:
             self._forwarder.refuse(transaction, Refuse("malformed"))
             return
-        pool = self._realms.find(realm)
         decision = route(
             access,
             transaction.request.attributes,
             client=self._clients[transaction.client.name],
             own_realm=self._realm,
-            way=None if pool is None else self._routes[pool],
+            way=self._find_route(realm),
             entropy=os.urandom,
         )
         if isinstance(decision, Refuse):
@@ -85,11 +85,21 @@ class ForeignServer:
             avoid=frozenset((transaction.client.name,)),
         )
 
+    def listen(self, addresses: Iterable[str]) -> None:
+        """Binds these and those of the services; raises `OSError` if one cannot be bound."""
+        for address in addresses:
+            endpoint = self.radius.listen(split_address(address))
+            log.info("listening", address=":".join(map(str, endpoint.address)))
+        self._services.listen()
+
     async def drain(self) -> None:
-        """Waits for what is under way; each ends by the deadline of its pool."""
+        """Takes nothing more in, and waits for what is under way; each ends by its deadline."""
+        self.radius.stop_receiving()
         await self._forwarder.drain()
+        await self._services.drain()
 
     def close(self) -> None:
+        self._services.close()
         self._forwarder.close()
         self.radius.close()
 
@@ -107,9 +117,7 @@ async def serve_foreign(
     counters = Counters()
     server = ForeignServer(config, counters)
     try:
-        for address in config.foreign.listen:
-            endpoint = server.radius.listen(split_address(address))
-            log.info("listening", address=":".join(map(str, endpoint.address)))
+        server.listen(config.foreign.listen)
         if ready is not None:
             ready()
         while not stop.is_set():
@@ -117,7 +125,6 @@ async def serve_foreign(
                 await asyncio.wait_for(stop.wait(), COUNTERS_EVERY_S)
             except TimeoutError:
                 log.info("counters", **counters.snapshot())
-        server.radius.stop_receiving()
         await server.drain()
     finally:
         server.close()

@@ -9,6 +9,7 @@ import asyncio
 import os
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
+from dataclasses import dataclass
 
 import structlog
 
@@ -17,6 +18,7 @@ from aaa.radius.counters import Counters
 from aaa.serve.configured_pools import agent_pools, udp_hop
 from aaa.serve.home_policy import build_clients, build_peers, build_policy
 from aaa.serve.home_server import HomeAgents, HomeServer
+from aaa.serve.home_services import HomeServices
 from aaa.serve.housekeeping import keep_house, tell_counters
 from aaa.serve.process import split_address
 from aaa.serve.registering import HomeAgentService
@@ -40,7 +42,7 @@ async def serve_home(
             build_clients(config.client),
             build_peers(config.client),
             HomeAgents(
-                local,
+                local.service if local is not None else None,
                 agent_pools(config.home_agent, config.home.agent_deadline_s),
                 {item.name: udp_hop(item, item.server) for item in config.home_agent},
             ),
@@ -48,13 +50,31 @@ async def serve_home(
             realm=config.home.realm,
             vendor_id=config.home.vendor_id,
         )
-        await serve_radius(server, config.home.listen, counters, log, stop=stop, ready=ready)
+        if local is None:
+            await serve_radius(server, config.home.listen, counters, log, stop=stop, ready=ready)
+            return
+        services = HomeServices(config, local.store, server, counters)
+        try:
+            await services.start()
+            await serve_radius(server, config.home.listen, counters, log, stop=stop, ready=ready)
+            await services.drain()
+        finally:
+            services.close()
+            server.close()
+
+
+@dataclass(frozen=True, slots=True)
+class LocalHome:
+    """The home agent of this process, and the database that it has beside it."""
+
+    service: HomeAgentService
+    store: Store
 
 
 @asynccontextmanager
 async def local_home_agent(
     config: HomeConfig, counters: Counters
-) -> AsyncIterator[HomeAgentService | None]:
+) -> AsyncIterator[LocalHome | None]:
     """The home agent of this process with its database, or None where all are behind it."""
     home, database = config.home, config.database
     if database is None or home.nai is None or home.address is None:
@@ -80,7 +100,7 @@ async def local_home_agent(
         housekeeping = asyncio.create_task(keep_house(store, counters, log))
         try:
             service.open()
-            yield service
+            yield LocalHome(service, store)
         finally:
             housekeeping.cancel()
             await service.close()

@@ -47,9 +47,13 @@ def build_policy(
 
 def build_clients(clients: Clients) -> ClientTable:
     """The RADIUS clients; their secrets were read when the file was."""
-    return ClientTable(
-        Client(c.name, ip_network(c.address), (c.secret_file,), frozenset(c.realms))
-        for c in clients
+    return ClientTable(map(build_client, clients))
+
+
+def build_client(client: HomeClient | HomeAgentClient) -> Client:
+    """One of them; raises `LocalError`."""
+    return Client(
+        client.name, ip_network(client.address), (client.secret_file,), frozenset(client.realms)
     )
 
 

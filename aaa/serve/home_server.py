@@ -63,7 +63,8 @@ class HomeServer:
         vendor_id: int,
     ) -> None:
         self.radius = RadiusServer(clients, counters, self._on_requests)
-        self._peers, self._agents = peers, agents
+        self.peers = peers  # may be replaced at any time, with `radius.clients`
+        self._agents = agents
         self._addresses = agents.addresses
         self._realm, self._vendor_id = realm, vendor_id
         self._counters = counters
@@ -92,7 +93,7 @@ class HomeServer:
         # Step 4
         admitted = admit(
             access,
-            self._peers[transaction.client.name],
+            self.peers[transaction.client.name],
             realm=self._realm,
             home_agents=self._addresses,
         )
