@@ -256,10 +256,15 @@ def _sign(header: bytes, over: bytes, body: bytes, secret: Secret) -> bytes:
     key = secret.reveal()
     signature = hmac.digest(key, header + over + body, "md5")
     signed = b"".join((body[:2], signature, body[18:]))
+    return _sign_hash(header, over, signed, secret)
+
+
+def _sign_hash(header: bytes, over: bytes, body: bytes, secret: Secret) -> bytes:
+    """A packet with its authenticator alone, made over the authenticator `over`."""
     authenticator = hashlib.md5(
-        b"".join((header, over, signed, key)), usedforsecurity=False
+        b"".join((header, over, body, secret.reveal())), usedforsecurity=False
     ).digest()
-    return b"".join((header, authenticator, signed))
+    return b"".join((header, authenticator, body))
 
 
 def encode_response(
@@ -268,11 +273,18 @@ def encode_response(
     """A signed response: Message-Authenticator, `attributes`, the request's Proxy-States in order.
 
     The Proxy-States are not to be passed (RFC 2865 §5.33).  Raises `LocalError` for attributes that
-    do not fit, a Message-Authenticator or Proxy-State among them, or another code.
+    do not fit, a Message-Authenticator or Proxy-State among them, or another code.  What answers an
+    Accounting-Request has no Message-Authenticator: RFC 2866 §5.13 and RFC 2869 §5.19 know of none,
+    and servers do not agree what it would be made over (FreeRADIUS 3.2.1: zeros, radsecproxy: the
+    request's authenticator), so that any would be refused by somebody.
     """
     if code not in _RESPONSES:
         raise LocalError("not a response that is sent here")
     body = _write_attributes(attributes, request.attributes)
+    if request.code == ACCOUNTING_REQUEST and code == ACCOUNTING_RESPONSE:
+        body = body[_MESSAGE_AUTHENTICATOR_OCTETS:]
+        header = _write_header(code, request.identifier, body)
+        return _sign_hash(header, request.authenticator, body, secret)
     header = _write_header(code, request.identifier, body)
     return _sign(header, request.authenticator, body, secret)
 

@@ -14,6 +14,7 @@ from aaa.radius.packet import (
     ACCESS_REJECT,
     ACCESS_REQUEST,
     ACCOUNTING_REQUEST,
+    ACCOUNTING_RESPONSE,
     COA_REQUEST,
     DISCONNECT_REQUEST,
     RADSEC_SECRET,
@@ -140,7 +141,8 @@ def test_a_response_answers_its_own_kind_of_request(request_code: int) -> None:
     request = verify_request(decode(octets), SECRET)
     for code in sorted(frozenset().union(*RESPONSES_TO.values())):
         answer = decode(encode_response(code, request, ((25, b"c"),), SECRET))
-        assert answer.message_authenticator_at == 22
+        accounting = request_code == ACCOUNTING_REQUEST and code == ACCOUNTING_RESPONSE
+        assert answer.message_authenticator_at == (0 if accounting else 22)
         if code in RESPONSES_TO[request_code]:
             verify_response(answer, octets[4:20], SECRET, request_code=request_code)
         else:
