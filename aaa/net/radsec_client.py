@@ -65,7 +65,7 @@ class RadsecClient:
     async def exchange(
         self, code: int, attributes: Attributes, *, deadline_s: float | None = None
     ) -> VerifiedResponse:
-        """The authentic response to one request (Access-Request or Status-Server).
+        """The authentic response to one request, of any code that is one.
 
         Raises `NoAnswer` when the deadline has passed or two connections have died under it,
         `Unavailable` with too many waiting, and `LocalError` for attributes that do not fit.  The

@@ -12,8 +12,10 @@ from typing import TypeVar
 
 from aaa.net.radsec_client import RadsecClient
 from aaa.net.radsec_link import Watchdog
-from aaa.net.radsec_server import RadsecServer, RadsecTransaction, ServerLimits
+from aaa.net.radsec_server import RadsecServer
+from aaa.net.radsec_transactions import RadsecTransaction
 from aaa.net.radsec_upstream import ClientLimits, RadsecTarget
+from aaa.net.server_connection import ServerConnection, ServerLimits
 from aaa.net.tls import TlsContexts, load_contexts
 from aaa.net.udp import Address
 from aaa.radius.counters import Counters
@@ -153,6 +155,12 @@ class Served:
 
 def answer(transaction: RadsecTransaction) -> None:
     transaction.respond(ACCEPT, user(name_of(transaction)))
+
+
+def accepted(transaction: RadsecTransaction) -> ServerConnection:
+    """The server's end of the connection that a request has come by."""
+    assert isinstance(transaction.connection, ServerConnection)
+    return transaction.connection
 
 
 T = TypeVar("T")
