@@ -2,38 +2,43 @@
 
 from __future__ import annotations
 
-from pydantic import Field
+from typing import Self
 
-from aaa.config.fields import AnyAddress, FaNai, Listen, Network, Realms, SocketAddress, VendorId
-from kdc.config import LogSettings, Realm, SharedSecret, StrictModel, Text
+from pydantic import Field, model_validator
+
+from aaa.config.fields import AnyAddress, FaNai, Realms, SocketAddress, VendorId
+from aaa.config.tls import (
+    Listening,
+    RadiusClient,
+    RadiusServer,
+    TlsSettings,
+    check_servers,
+    check_ways,
+)
+from kdc.config import LogSettings, Realm, StrictModel, Text
 from kdc.model import DEFAULT_VENDOR_ID
 
 
-class ForeignSection(StrictModel):
+class ForeignSection(Listening):
     """[foreign]."""
 
-    listen: Listen
     realm: Realm
     vendor_id: VendorId = DEFAULT_VENDOR_ID
 
 
-class ForeignClient(StrictModel):
+class ForeignClient(RadiusClient):
     """[[client]] of foreign.toml: a foreign agent, and all that it may say it is."""
 
-    name: Text
-    address: Network
-    secret_file: SharedSecret = Field(repr=False)
     fa_nai: FaNai
     nas_address: AnyAddress
     nas_identifier: Text
 
 
-class HomeServer(StrictModel):
+class HomeServer(RadiusServer):
     """[[home_server]] of foreign.toml."""
 
     name: Text
     address: SocketAddress
-    secret_file: SharedSecret = Field(repr=False)
     realms: Realms
     timeout_s: float = Field(default=2.0, gt=0, le=30)
     retries: int = Field(default=2, ge=0, le=10)
@@ -43,6 +48,13 @@ class ForeignConfig(StrictModel):
     """foreign.toml."""
 
     foreign: ForeignSection
+    tls: TlsSettings | None = None
     client: tuple[ForeignClient, ...] = ()
     home_server: tuple[HomeServer, ...] = ()
     log: LogSettings = LogSettings()
+
+    @model_validator(mode="after")
+    def _is_reached(self) -> Self:
+        check_ways(self.foreign, self.tls, self.client)
+        check_servers(self.tls, self.home_server)
+        return self

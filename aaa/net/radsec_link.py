@@ -1,4 +1,4 @@
-"""One connection of a RADIUS client over TLS: identifiers, responses, and the watchdog.
+"""One connection of a RADIUS client over TLS: its requests, the watchdog, what the server asks.
 
 Which of several connections a request takes is aaa.net.radsec_client's affair.
 """
@@ -13,6 +13,7 @@ from typing import Final, Protocol
 
 from aaa.net.identifiers import Identifiers, identifiers_of
 from aaa.net.packet_connection import PacketConnection
+from aaa.net.radsec_transactions import Incoming, RadsecTransaction
 from aaa.net.tls import TlsContexts
 from aaa.radius import counters as names
 from aaa.radius.counters import Counters
@@ -25,10 +26,12 @@ from aaa.radius.packet import (
     VerifiedResponse,
     proxy_states,
 )
+from aaa.radius.tls_peers import TlsPeer
 
 # So many requests given up without any response, and a connection takes no more: their identifiers
 # are not free, or a late response would be taken for another request's.
 RETIRED_AT: Final = 128
+REQUESTS_IN_FLIGHT: Final = 256  # of the server's own; more are dropped
 _PACKETS_A_TURN: Final = 1 << 16  # all that are there
 _JITTER: Final = 0.1
 
@@ -65,6 +68,17 @@ class _Sent:
 class LinkOwner(Protocol):
     """Who is told what becomes of a link."""
 
+    @property
+    def peer(self) -> TlsPeer:
+        """The server at the other end."""
+
+    @property
+    def requests_taken(self) -> frozenset[int]:
+        """Codes of the server's own requests that `on_requests` gets; others are passed over."""
+
+    def on_requests(self, transactions: list[RadsecTransaction]) -> None:
+        """Verified requests that the server has sent (draft-ietf-radext-reverse-coa)."""
+
     def admit(self, link: Link) -> bool:
         """After the handshake: whether it is the server that was meant."""
 
@@ -100,6 +114,7 @@ class Link(PacketConnection):
         self._entropy = entropy
         self._idle_s = watchdog.idle_s * (1 + random.uniform(-_JITTER, _JITTER))  # noqa: S311
         self._identifiers: Identifiers = identifiers_of(self.form, entropy, has_watchdog=True)
+        self._incoming = Incoming(counters)
         self._sent: dict[int, _Sent] = {}
         self._given_up = 0
         self._asked_at: float | None = None  # when a watchdog was sent that is not answered
@@ -177,9 +192,18 @@ class Link(PacketConnection):
 
     def data_received(self, data: bytes) -> None:
         self._stream.feed(data)
+        requests: list[RadsecTransaction] = []
         try:
             for octets in self._stream.take(_PACKETS_A_TURN):
-                self._on_packet(self.form.decode(octets, signed=False))
+                packet = self.form.decode(octets, signed=False)
+                if packet.code in self._owner.requests_taken:
+                    requests += self._begin(packet)
+                elif packet.code in RESPONSES:
+                    self._on_response(packet)
+                else:
+                    self._counters.add(names.UNSUPPORTED)
+            if requests:
+                self._owner.on_requests(requests)
         except MalformedPacket:
             self._counters.add(names.CLIENT_MALFORMED)
             self.abort()
@@ -187,10 +211,38 @@ class Link(PacketConnection):
             self._counters.add(names.CLIENT_BAD_AUTHENTICATOR)
             self.abort()
 
-    def _on_packet(self, packet: Packet) -> None:
+    def _begin(self, packet: Packet) -> list[RadsecTransaction]:
+        """The transaction of a request, if it is a new one and there is room for it.
+
+        Reading does not stop where there is none: the responses to us come the same way.
+        """
+        request = self.form.verify_request(packet)
+        self.last_received = self._loop.time()
+        if self._incoming.in_flight >= REQUESTS_IN_FLIGHT:
+            self._counters.add(names.OVERLOAD)
+            return []
+        begun = self._incoming.begin(self, self._owner.peer, request, self.last_received)
+        if isinstance(begun, bytes):
+            self.send(begun)
+        elif begun is not None:
+            self._counters.add(names.REQUESTS)
+            return [begun]
+        return []
+
+    def answer(self, transaction: RadsecTransaction, code: int, octets: bytes) -> None:  # noqa: ARG002 - counted by who accepts connections
+        awaited = self._incoming.answered(transaction, octets, self._loop.time())
+        if awaited and self.is_open:
+            self.send(octets)
+        else:
+            self._counters.add(names.ABANDONED)
+
+    def forget(self, transaction: RadsecTransaction) -> None:
+        self._incoming.forgotten(transaction)
+
+    def _on_response(self, packet: Packet) -> None:
         """Raises what closes the connection (RFC 6613 §2.6.4)."""
         sent = self._sent.get(packet.identifier)
-        if sent is None or packet.code not in RESPONSES:
+        if sent is None:
             self._counters.add(names.CLIENT_UNEXPECTED)
             return
         response = self.form.verify_response(packet, sent.authenticator, sent.code)

@@ -196,12 +196,12 @@ class RadsecServer:
             return None
         return begun
 
-    def has_connection(self, peer_name: str) -> bool:
+    def has(self, peer_name: str) -> bool:
         """Whether `exchange` has a way to the peer of this name now."""
         return self._best_of(peer_name) is not None
 
     async def exchange(
-        self, peer_name: str, code: int, attributes: Attributes, *, deadline_s: float
+        self, peer_name: str, code: int, attributes: Attributes, deadline_s: float
     ) -> VerifiedResponse:
         """The response of a peer that has come to us to one request, by a connection of its own.
 

@@ -15,10 +15,12 @@ import structlog
 
 from aaa.net.packet_connection import SHUTDOWN_S
 from aaa.net.radsec_link import Link, Request
+from aaa.net.radsec_transactions import RadsecTransaction
 from aaa.net.tls import TlsContexts
 from aaa.net.udp import Address
 from aaa.radius import counters as names
 from aaa.radius.counters import Counters
+from aaa.radius.ports import DYNAMIC_AUTHORIZATION
 from aaa.radius.tls_peers import TlsPeer
 from kdc.crypto.certificates import CertificateRefused
 
@@ -50,6 +52,8 @@ class ClientLimits:
 
 class Dispatcher(Protocol):
     """Who has requests for the connections."""
+
+    on_requests: Callable[[list[RadsecTransaction]], None] | None
 
     def on_room(self) -> None:
         """A request that waits may find a connection now, or has to look for another server."""
@@ -89,6 +93,19 @@ class Upstream:
     @property
     def links(self) -> list[Link]:
         return self._links
+
+    @property
+    def peer(self) -> TlsPeer:
+        return self._target.peer
+
+    @property
+    def requests_taken(self) -> frozenset[int]:
+        nobody = self._dispatcher.on_requests is None or self._closing
+        return frozenset() if nobody else DYNAMIC_AUTHORIZATION.requests
+
+    def on_requests(self, transactions: list[RadsecTransaction]) -> None:
+        assert self._dispatcher.on_requests is not None
+        self._dispatcher.on_requests(transactions)
 
     @property
     def healthy(self) -> list[Link]:

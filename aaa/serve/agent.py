@@ -16,8 +16,6 @@ import structlog
 
 from aaa.config import AgentConfig
 from aaa.net.advertisement import write_advertisement
-from aaa.net.mobile_ip import resolve
-from aaa.net.radius_client import RadiusClient, Server
 from aaa.net.udp import Address, Datagram, UdpEndpoint
 from aaa.radius.attributes import decode_access_response, encode_access_request
 from aaa.radius.counters import Counters
@@ -25,10 +23,11 @@ from aaa.radius.errors import MalformedPacket, NoAnswer
 from aaa.radius.packet import ACCESS_REQUEST, VerifiedResponse
 from aaa.roles.foreign_agent import Delivery, FaIdentity, ForeignAgent, Relayed
 from aaa.roles.mobile_node import Heard
+from aaa.serve.aaa_server import AaaServer
 from aaa.serve.advertiser import LIFETIME_INTERVALS, Advertiser
 from aaa.serve.bindings import Bindings, Home
 from aaa.serve.key_outlet import SaOutlet
-from aaa.serve.process import split_address
+from aaa.serve.process import on_hangup, split_address
 from kdc.crypto.key0 import fingerprint_key
 from kdc.errors import ACCEPTED, LocalError, RemoteError, Unavailable
 from kdc.keyuse.table import Endpoint, Grant
@@ -76,7 +75,7 @@ class AgentServer:
     """Joins the foreign agent's role to its two sockets."""
 
     def __init__(self, config: AgentConfig, counters: Counters) -> None:
-        agent, radius = config.agent, config.radius
+        agent = config.agent
         self._vendor_id = agent.vendor_id
         self._counters = counters
         self._role = ForeignAgent(
@@ -92,12 +91,7 @@ class AgentServer:
         self._identity = self._role.identity
         self._key_lifetime_s = agent.key_lifetime_s
         self._advertisement_file = agent.advertisement_file
-        self._secret = radius.secret_file
-        self._server = Server(
-            resolve(*split_address(radius.server)), radius.timeout_s, radius.retries
-        )
-        source = radius.source_address
-        self._client = RadiusClient(counters, bind_host=str(source) if source else None)
+        self._server = AaaServer(config, counters)
         self._installed = InstalledLog(agent.state_file)
         self._outlet = SaOutlet(config.keys, Party.FOREIGN_AGENT, counters)
         self._bindings = Bindings()
@@ -167,9 +161,7 @@ class AgentServer:
         packet: VerifiedResponse | None = None
         try:
             attributes = encode_access_request(relayed.access, self._vendor_id)
-            packet = await self._client.exchange(
-                ACCESS_REQUEST, attributes, self._secret, self._server
-            )
+            packet = await self._server.exchange(ACCESS_REQUEST, attributes)
         except (NoAnswer, Unavailable):
             pass
         except LocalError:
@@ -232,8 +224,12 @@ class AgentServer:
         """Inside the event loop; raises `LocalError` for a file of keys that is not ours."""
         self._outlet.open()
 
+    def reload(self) -> None:
+        """Reads the certificates again; raises `LocalError`."""
+        self._server.reload()
+
     async def close(self) -> None:
-        self._client.close()
+        await self._server.close()
         self._installed.close()
         await self._outlet.close()
         if self._endpoint is not None:
@@ -247,6 +243,7 @@ async def serve_agent(
     counters = Counters()
     server = AgentServer(config, counters)
     try:
+        on_hangup(server.reload, log)
         server.open()
         endpoint = server.listen(split_address(config.agent.listen))
         server.advertise()

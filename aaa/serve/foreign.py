@@ -11,19 +11,22 @@ from typing import Final
 import structlog
 
 from aaa.config import ForeignConfig
+from aaa.config.foreign import HomeServer
 from aaa.net.mobile_ip import resolve
 from aaa.net.radius_client import Server
 from aaa.net.transactions import Transaction
 from aaa.proxying import Refuse
+from aaa.radius import counters as names
 from aaa.radius.attributes import decode_access_request
 from aaa.radius.clients import Client, ClientTable
 from aaa.radius.counters import Counters
 from aaa.radius.errors import MalformedPacket
-from aaa.radius.packet import ACCESS_REJECT
+from aaa.radius.packet import ACCESS_REJECT, ACCESS_REQUEST
 from aaa.roles.foreign_aaa import Agent, route
-from aaa.serve.forwarding import Forwarder, NextHop
-from aaa.serve.process import split_address
-from aaa.serve.radius_server import RadiusServer
+from aaa.serve.forwarding import Exchanger, Forwarder, NextHop
+from aaa.serve.process import on_hangup, split_address
+from aaa.serve.radius_front import RadiusFront, tls_side
+from aaa.serve.radsec import TlsServers
 from kdc.errors import LocalError
 
 REFUSED: Final = "foreign.refused"  # one counter for each reason
@@ -44,26 +47,41 @@ class ForeignServer:
             for c in config.client
         }
         clients = ClientTable(
-            Client(c.name, ip_network(c.address), (c.secret_file,)) for c in config.client
+            Client(c.name, ip_network(c.by_udp[0]), (c.by_udp[1],))
+            for c in config.client
+            if c.by_udp is not None
         )
         self._homes: dict[str, str] = {}
-        hops: dict[str, NextHop] = {}
+        self._over_tls = TlsServers(config.tls, counters)
+        hops: dict[str, NextHop | Exchanger] = {}
         for item in config.home_server:
-            address = resolve(*split_address(item.address))
-            server = Server(address, item.timeout_s, item.retries)
-            hops[item.name] = NextHop(server, item.secret_file)
+            hops[item.name] = self._next_hop(item)
             for realm in item.realms:
                 if realm in self._homes:
                     raise LocalError(f"home_server {item.name}: {realm} has a server already")
                 self._homes[realm] = item.name
-        self.radius = RadiusServer(clients, counters, self._on_requests)
+        self.radius = RadiusFront(clients, counters, self._on_requests)
+        self.radius.add_tls(tls_side(config.foreign.tls_listen, config.tls, config.client))
         self._forwarder = Forwarder(hops, counters, "foreign")
+
+    def _next_hop(self, home: HomeServer) -> NextHop | Exchanger:
+        """How a home is asked."""
+        address = split_address(home.address)
+        if home.secret_file is None:
+            deadline_s = home.timeout_s * (1 + home.retries)
+            return self._over_tls.open(home.name, home.san, address, deadline_s)
+        server = Server(resolve(*address), home.timeout_s, home.retries)
+        return NextHop(server, home.secret_file)
 
     def _on_requests(self, transactions: list[Transaction]) -> None:
         for transaction in transactions:
             self._on_request(transaction)
 
     def _on_request(self, transaction: Transaction) -> None:
+        if transaction.request.code != ACCESS_REQUEST:
+            self._counters.add(names.UNSUPPORTED)
+            transaction.forget()
+            return
         # Step 3
         try:
             access = decode_access_request(transaction.request, self._vendor_id)
@@ -90,10 +108,17 @@ class ForeignServer:
     async def drain(self) -> None:
         """Waits for what is under way; each ends by its own timeout."""
         await self._forwarder.drain()
+        await self.radius.drain()
 
-    def close(self) -> None:
+    def reload(self) -> None:
+        """Reads the certificates again, for both directions; raises `LocalError`."""
+        self.radius.reload()
+        self._over_tls.reload()
+
+    async def close(self) -> None:
         self._forwarder.close()
-        self.radius.close()
+        await self.radius.close()
+        await self._over_tls.close()
 
 
 async def serve_foreign(
@@ -103,9 +128,8 @@ async def serve_foreign(
     counters = Counters()
     server = ForeignServer(config, counters)
     try:
-        for address in config.foreign.listen:
-            endpoint = server.radius.listen(split_address(address))
-            log.info("listening", address=":".join(map(str, endpoint.address)))
+        on_hangup(server.reload, log)
+        server.radius.listen_all(config.foreign.listen, config.foreign.tls_listen, log)
         if ready is not None:
             ready()
         while not stop.is_set():
@@ -116,5 +140,5 @@ async def serve_foreign(
         server.radius.stop_receiving()
         await server.drain()
     finally:
-        server.close()
+        await server.close()
         log.info("counters", **counters.snapshot())

@@ -5,14 +5,14 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Final
+from typing import Final, Protocol
 
 from aaa.net.radius_client import RadiusClient, Server
 from aaa.net.transactions import Transaction
 from aaa.proxying import Forward, take_reply
 from aaa.radius.counters import Counters
 from aaa.radius.errors import NoAnswer
-from aaa.radius.packet import ACCESS_REQUEST
+from aaa.radius.packet import ACCESS_REQUEST, Attributes, VerifiedResponse
 from kdc.errors import LocalError, ReplyRefused, Unavailable
 from kdc.model import Secret
 
@@ -29,10 +29,21 @@ class NextHop:
     secret: Secret
 
 
+class Exchanger(Protocol):
+    """A server that is reached in some other way: over TLS."""
+
+    async def exchange(
+        self, code: int, attributes: Attributes, *, deadline_s: float | None = None
+    ) -> VerifiedResponse:
+        """Raises `NoAnswer`, `Unavailable` and `LocalError`."""
+
+
 class Forwarder:
     """The requests under way to `hops`, by name; counters begin with `prefix`."""
 
-    def __init__(self, hops: Mapping[str, NextHop], counters: Counters, prefix: str) -> None:
+    def __init__(
+        self, hops: Mapping[str, NextHop | Exchanger], counters: Counters, prefix: str
+    ) -> None:
         self._hops = hops
         self._counters = counters
         self._prefix = prefix
@@ -47,11 +58,8 @@ class Forwarder:
 
     async def _forward(self, transaction: Transaction, forward: Forward) -> None:
         """There and back; without an authentic reply nothing is said to the client."""
-        hop = self._hops[forward.server]
         try:
-            reply = await self._client.exchange(
-                ACCESS_REQUEST, forward.attributes, hop.secret, hop.server
-            )
+            reply = await self._ask(self._hops[forward.server], forward)
             attributes = take_reply(reply.attributes, forward)
         except (NoAnswer, Unavailable):
             self._counters.add(f"{self._prefix}.{NO_ANSWER}")
@@ -69,6 +77,13 @@ class Forwarder:
             except LocalError:
                 self._counters.add(f"{self._prefix}.{TOO_LONG}")
                 transaction.forget()
+
+    async def _ask(self, hop: NextHop | Exchanger, forward: Forward) -> VerifiedResponse:
+        if isinstance(hop, NextHop):
+            return await self._client.exchange(
+                ACCESS_REQUEST, forward.attributes, hop.secret, hop.server
+            )
+        return await hop.exchange(ACCESS_REQUEST, forward.attributes)
 
     async def drain(self) -> None:
         """Waits for what is under way; each ends by its own timeout."""

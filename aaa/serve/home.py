@@ -13,14 +13,17 @@ from contextlib import asynccontextmanager
 import structlog
 
 from aaa.config import HomeConfig
+from aaa.config.home import HomeAgentPolicySection, HomeAgentServer
 from aaa.net.mobile_ip import resolve
 from aaa.net.radius_client import Server
 from aaa.radius.counters import Counters
-from aaa.serve.forwarding import NextHop
+from aaa.serve.forwarding import Exchanger, NextHop
 from aaa.serve.home_policy import build_clients, build_peers, build_policy
 from aaa.serve.home_server import HomeAgents, HomeServer
 from aaa.serve.housekeeping import keep_house, tell_counters
-from aaa.serve.process import split_address
+from aaa.serve.process import on_hangup, split_address
+from aaa.serve.radius_front import tls_side
+from aaa.serve.radsec import TlsServers
 from aaa.serve.registering import HomeAgentService
 from kdc.center import KeyDistributionCenter
 from kdc.distribution import LocalKeyDistribution
@@ -37,6 +40,7 @@ async def serve_home(
     Raises `LocalError` (database, KEK, schema) before it has bound any address.
     """
     counters = Counters()
+    over_tls = TlsServers(config.tls, counters)
     async with local_home_agent(config, counters) as local:
         server = HomeServer(
             build_clients(config.client),
@@ -44,19 +48,33 @@ async def serve_home(
             HomeAgents(
                 local,
                 {item.address: item.name for item in config.home_agent},
-                {
-                    item.name: NextHop(
-                        Server(resolve(*split_address(item.server)), item.timeout_s, item.retries),
-                        item.secret_file,
-                    )
-                    for item in config.home_agent
-                },
+                {item.name: _next_hop(item, over_tls) for item in config.home_agent},
             ),
             counters,
             realm=config.home.realm,
             vendor_id=config.home.vendor_id,
         )
-        await serve_radius(server, config.home.listen, counters, log, stop=stop, ready=ready)
+        server.radius.add_tls(tls_side(config.home.tls_listen, config.tls, config.client))
+
+        def reload() -> None:
+            server.radius.reload()
+            over_tls.reload()
+
+        on_hangup(reload, log)
+        try:
+            await serve_radius(server, config.home, counters, log, stop=stop, ready=ready)
+        finally:
+            await over_tls.close()
+
+
+def _next_hop(agent: HomeAgentServer, over_tls: TlsServers) -> NextHop | Exchanger:
+    """How a home agent in another process is asked."""
+    address = split_address(agent.server)
+    if agent.secret_file is None:
+        deadline_s = agent.timeout_s * (1 + agent.retries)
+        return over_tls.open(agent.name, agent.san, address, deadline_s)
+    server = Server(resolve(*address), agent.timeout_s, agent.retries)
+    return NextHop(server, agent.secret_file)
 
 
 @asynccontextmanager
@@ -96,7 +114,7 @@ async def local_home_agent(
 
 async def serve_radius(
     server: HomeServer,
-    listen: tuple[str, ...],
+    section: HomeAgentPolicySection,
     counters: Counters,
     log: structlog.stdlib.BoundLogger,
     *,
@@ -105,13 +123,11 @@ async def serve_radius(
 ) -> None:
     """Binds, serves until `stop`, drains and closes."""
     try:
-        for address in listen:
-            endpoint = server.radius.listen(split_address(address))
-            log.info("listening", address=":".join(map(str, endpoint.address)))
+        server.radius.listen_all(section.listen, section.tls_listen, log)
         if ready is not None:
             ready()
         await stop.wait()
         await server.drain()
     finally:
-        server.close()
+        await server.close()
         log.info("counters", **counters.snapshot())

@@ -46,10 +46,11 @@ def build_policy(
 
 
 def build_clients(clients: Clients) -> ClientTable:
-    """The RADIUS clients; their secrets were read when the file was."""
+    """The RADIUS clients by UDP; their secrets were read when the file was."""
     return ClientTable(
-        Client(c.name, ip_network(c.address), (c.secret_file,), frozenset(c.realms))
+        Client(c.name, ip_network(c.by_udp[0]), (c.by_udp[1],), frozenset(c.realms))
         for c in clients
+        if c.by_udp is not None
     )
 
 

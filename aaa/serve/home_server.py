@@ -15,14 +15,15 @@ from typing import Final
 from aaa.exchange import AccessReject, Peer
 from aaa.net.transactions import Transaction
 from aaa.proxying import Refuse
+from aaa.radius import counters as names
 from aaa.radius.attributes import decode_access_request
 from aaa.radius.clients import ClientTable
 from aaa.radius.counters import Counters
 from aaa.radius.errors import MalformedPacket
-from aaa.radius.packet import ACCESS_REJECT, proxy_states
+from aaa.radius.packet import ACCESS_REJECT, ACCESS_REQUEST, proxy_states
 from aaa.roles.home_aaa import Admitted, admit, route
-from aaa.serve.forwarding import Forwarder, NextHop
-from aaa.serve.radius_server import RadiusServer
+from aaa.serve.forwarding import Exchanger, Forwarder, NextHop
+from aaa.serve.radius_front import RadiusFront
 from aaa.serve.registering import Answering, HomeAgentService
 from kdc.errors import DENIED_POORLY_FORMED, RemoteError
 
@@ -39,7 +40,7 @@ class HomeAgents:
 
     local: HomeAgentService | None = None
     remote: Mapping[IPv4Address, str] = field(default_factory=dict)  # names of `hops`
-    hops: Mapping[str, NextHop] = field(default_factory=dict)
+    hops: Mapping[str, NextHop | Exchanger] = field(default_factory=dict)
 
     @property
     def addresses(self) -> frozenset[IPv4Address]:
@@ -48,7 +49,7 @@ class HomeAgents:
 
 
 class HomeServer:
-    """Joins a RADIUS server to home agents."""
+    """Joins RADIUS, by UDP and TLS, to home agents."""
 
     def __init__(
         self,
@@ -60,7 +61,7 @@ class HomeServer:
         realm: str,
         vendor_id: int,
     ) -> None:
-        self.radius = RadiusServer(clients, counters, self._on_requests)
+        self.radius = RadiusFront(clients, counters, self._on_requests)
         self._peers, self._agents = peers, agents
         self._addresses = agents.addresses
         self._realm, self._vendor_id = realm, vendor_id
@@ -79,6 +80,10 @@ class HomeServer:
 
     def _on_request(self, transaction: Transaction) -> None:
         """Steps 4 and 5; raises what is wrong with the request."""
+        if transaction.request.code != ACCESS_REQUEST:
+            self._counters.add(names.UNSUPPORTED)
+            transaction.forget()
+            return
         states = proxy_states(transaction.request.attributes)
         if len(states) > MAXIMUM_PROXY_STATES or sum(map(len, states)) > _PROXY_STATE_OCTETS:
             # They are echoed: what would leave no room for a reply must not be granted.
@@ -122,7 +127,8 @@ class HomeServer:
         await self._forwarder.drain()
         if self._agents.local is not None:
             await self._agents.local.drain()
+        await self.radius.drain()
 
-    def close(self) -> None:
+    async def close(self) -> None:
         self._forwarder.close()
-        self.radius.close()
+        await self.radius.close()

@@ -345,7 +345,7 @@ def test_an_unknown_key_is_refused(folder: Path, old: str, new: str, key: str) -
         ('["127.0.0.1:1812"]', '"127.0.0.1:1812"', "home.listen", "expected a list"),
         ('["127.0.0.1:1812"]', '["127.0.0.1"]', "home.listen[0]", "HOST:PORT"),
         ('["127.0.0.1:1812"]', '["127.0.0.1:99999"]', "home.listen[0]", "HOST:PORT"),
-        ('["127.0.0.1:1812"]', "[]", "home.listen", "expected at least one"),
+        ('["127.0.0.1:1812"]', "[]", "home", "expected listen (UDP) or tls_listen (TLS)"),
         ('"198.51.100.0/24"\ns', '"198.51.100.9/24"\ns', "client[0].address", "a network"),
         ('"embedded:data"', '"mysql://x"', "database.url", "embedded:DIR"),
     ],
