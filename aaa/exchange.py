@@ -6,8 +6,13 @@ Both aaa.roles and aaa.radius speak in them; neither knows the other.
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Final
 
 from kdc.model import IpAddress, Nai
+
+EVENT_WINDOW_S: Final = (
+    300.0  # PROTOCOL section 9, RFC 5176 §6.3: how far off an Event-Timestamp is
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -22,6 +27,22 @@ class Peer:
     def may_speak_for(self, realm: str) -> bool:
         """Whether a realm, lowered, is one of this peer's."""
         return self.any_realm or realm in self.realms
+
+
+@dataclass(frozen=True, slots=True)
+class Addressing:
+    """What a proxy reads of accounting and of dynamic authorization: of whom it is, and where to.
+
+    All of it may be missing; who must say what is for the roles.
+    """
+
+    realm: str | None = None  # of User-Name, lowered; None also where it has none
+    nas_identifier: bytes | None = None
+    nas_addresses: tuple[IpAddress, ...] = ()  # NAS-IP-Address and NAS-IPv6-Address: 0 to 2
+    fa_nai: Nai | None = None
+    operator_name: bytes | None = None  # with its namespace octet
+    event_timestamp: int | None = None  # Unix seconds
+    is_of_nas: bool = False  # Accounting-On or -Off: of no session, and so of no realm
 
 
 @dataclass(frozen=True, slots=True)

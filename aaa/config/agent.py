@@ -31,6 +31,8 @@ class AgentSection(StrictModel):
     advertisement_file: ConfiguredPath | None = None
     key_lifetime_s: int = Field(default=3600, ge=3600, le=86400)
     state_file: ConfiguredPath | None = None
+    # RFC 5176: where the server of [radius], and nobody else, ends sessions; usually port 3799.
+    dynamic_authorization_listen: SocketAddress | None = None
 
     @model_validator(mode="after")
     def _is_heard(self) -> Self:
@@ -48,6 +50,17 @@ class AgentRadius(RadiusServer):
     source_address: AnyAddress | None = None  # whom the server is to see; None: the route decides
     timeout_s: float = Field(default=3.0, gt=0, le=30)
     retries: int = Field(default=3, ge=0, le=10)
+    accounting: bool = False
+    accounting_server: SocketAddress | None = None  # None: the port after that of `server`
+    # RFC 2869 §5.16: not below 60, better not below 600.  None: Start and Stop alone.
+    accounting_interim_s: int | None = Field(default=None, ge=60, le=86400)
+
+    @model_validator(mode="after")
+    def _accounts_where(self) -> Self:
+        told = self.accounting_server is not None or self.accounting_interim_s is not None
+        if told and not self.accounting:
+            raise ValueError("expected accounting = true beside accounting_server and _interim_s")
+        return self
 
 
 class AgentConfig(StrictModel):
@@ -63,6 +76,16 @@ class AgentConfig(StrictModel):
     @model_validator(mode="after")
     def _is_reached(self) -> Self:
         check_servers(self.tls, (self.radius,))
-        if self.radius.san and self.radius.source_address is not None:
-            raise ValueError("expected no source_address beside san: over TLS the certificate says")
+        if not self.radius.san:
+            return self
+        if self.radius.source_address is not None or self.radius.accounting_server is not None:
+            raise ValueError(
+                "expected neither source_address nor accounting_server beside radius.san: over TLS"
+                " the certificate says who asks, and there is one port"
+            )
+        if self.agent.dynamic_authorization_listen is not None:
+            raise ValueError(
+                "expected no dynamic_authorization_listen beside radius.san: over TLS such requests"
+                " come over the agent's own connection"
+            )
         return self

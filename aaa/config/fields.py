@@ -83,7 +83,7 @@ InterfaceName = Annotated[
 PublicKey = Annotated[bytes, PlainValidator(_public_key)]
 FaNai = Annotated[ConfiguredNai, AfterValidator(_short_nai)]
 VendorId = Annotated[int, Field(ge=1, le=2**24 - 1)]
-Listens = tuple[SocketAddress, ...]
+Addresses = tuple[SocketAddress, ...]
 Listen = Annotated[tuple[SocketAddress, ...], NotEmpty]
 Realms = Annotated[tuple[Realm, ...], NotEmpty]
 HomeRealm = Annotated[Realm, AfterValidator(_short_realm)]

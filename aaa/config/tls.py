@@ -7,7 +7,7 @@ from typing import Annotated, Literal, Self
 
 from pydantic import Field, model_validator
 
-from aaa.config.fields import CertificateName, Listens, Network, SocketAddress
+from aaa.config.fields import Addresses, CertificateName, Network, SocketAddress
 from aaa.policy import NotEmpty
 from kdc.config import ConfiguredPath, SecretPath, SharedSecret, StrictModel, Text
 from kdc.model import Secret
@@ -48,6 +48,8 @@ class RadiusClient(StrictModel):
     address: Network | None = None
     secret_file: SharedSecret | None = Field(default=None, repr=False)
     san: tuple[CertificateName, ...] = ()
+    # Where it takes Disconnect- and CoA-Requests by UDP; over TLS they go back the way it comes.
+    dynamic_authorization: SocketAddress | None = None
 
     @property
     def by_udp(self) -> tuple[str, Secret] | None:
@@ -64,6 +66,8 @@ class RadiusClient(StrictModel):
             raise ValueError(
                 "expected san (a client over TLS) or address and secret_file (by UDP), or all"
             )
+        if self.dynamic_authorization is not None and self.secret_file is None:
+            raise ValueError("expected address and secret_file beside dynamic_authorization")
         return self
 
 
@@ -83,8 +87,8 @@ class RadiusServer(StrictModel):
 class Listening(StrictModel):
     """Where RADIUS clients may come."""
 
-    listen: Listens = ()
-    tls_listen: Listens = ()
+    listen: Addresses = ()
+    tls_listen: Addresses = ()
 
     @model_validator(mode="after")
     def _listens(self) -> Self:

@@ -196,7 +196,7 @@ class RadsecServer:
             return None
         return begun
 
-    def has(self, peer_name: str) -> bool:
+    def has_connection(self, peer_name: str) -> bool:
         """Whether `exchange` has a way to the peer of this name now."""
         return self._best_of(peer_name) is not None
 

@@ -17,6 +17,7 @@ from aaa.proxying import (
     Forward,
     Refuse,
     forward,
+    judge_assertions,
     realm_of_operator,
 )
 from kdc.errors import DENIED_UNKNOWN_HOME_AGENT
@@ -52,26 +53,53 @@ def route(
     admitted: Admitted,
     attributes: Attributes,
     *,
-    server: str,
+    pool: str,
     entropy: Callable[[int], bytes],
 ) -> Forward | Refuse:
     """Step 5 for a home agent behind us: what it gets, once its peer may say what it says.
 
-    The home agent knows us alone, so that what the peer may speak for is judged here (PROTOCOL
-    section 9): the realm of the FA, and that of an Operator-Name, must be configured for it.
+    The home agent knows us alone, so that what the peer may speak for is judged here.
     """
     # Step 5
     access, peer = admitted.access, admitted.peer
-    if not peer.may_speak_for(access.fa_nai.realm):
-        return Refuse("fa_realm")
-    operator_name = access.operator_name
-    if operator_name is not None:
-        realm = realm_of_operator(operator_name)
-        if realm is None or not peer.may_speak_for(realm):
-            return Refuse("operator_realm")
+    refused = judge_assertions(access.fa_nai.realm, access.operator_name, peer.may_speak_for)
+    if refused is not None:
+        return refused
     return forward(
-        server,
+        pool,
         attributes,
-        operator_name=operator_name,
+        operator_name=access.operator_name,
         own_proxy_state=entropy(OWN_PROXY_STATE_OCTETS),
     )
+
+
+@dataclass(frozen=True, slots=True)
+class Accounted:
+    """An Accounting-Request that its peer may send."""
+
+    operator_realm: str | None  # lowered
+
+
+def judge_accounting(
+    peer: Peer,
+    *,
+    user_realm: str | None,
+    fa_realm: str | None,
+    operator_name: bytes | None,
+    realm: str,
+) -> Accounted | str:
+    """Whether a peer may report a session of that user at that operator, or why not.
+
+    Realms are lowered, None where nothing is said; a name without a realm is nobody else's.  The
+    peer must be allowed to speak for the operator and for the FA's realm, as for an Access-Request.
+    """
+    if user_realm not in (None, realm):
+        return "user_realm"
+    if fa_realm is not None and not peer.may_speak_for(fa_realm):
+        return "fa_realm"
+    if operator_name is None:
+        return Accounted(None)
+    operator_realm = realm_of_operator(operator_name)
+    if operator_realm is None or not peer.may_speak_for(operator_realm):
+        return "operator_realm"
+    return Accounted(operator_realm)

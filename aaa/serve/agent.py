@@ -3,13 +3,11 @@
 from __future__ import annotations
 
 import asyncio
-import json
 import os
 import time
 from collections.abc import Callable
 from functools import partial
 from ipaddress import IPv4Address
-from pathlib import Path
 from typing import Final
 
 import structlog
@@ -24,13 +22,15 @@ from aaa.radius.packet import ACCESS_REQUEST, VerifiedResponse
 from aaa.roles.foreign_agent import Delivery, FaIdentity, ForeignAgent, Relayed
 from aaa.roles.mobile_node import Heard
 from aaa.serve.aaa_server import AaaServer
+from aaa.serve.accounting import Accounting
 from aaa.serve.advertiser import LIFETIME_INTERVALS, Advertiser
-from aaa.serve.bindings import Bindings, Home
+from aaa.serve.agent_sessions import AgentSessions, Told
+from aaa.serve.dynamic_authorization import DynamicAuthorization, dynamic_authorization_server
+from aaa.serve.installed_log import InstalledLog
 from aaa.serve.key_outlet import SaOutlet
 from aaa.serve.process import on_hangup, split_address
-from kdc.crypto.key0 import fingerprint_key
-from kdc.errors import ACCEPTED, LocalError, RemoteError, Unavailable
-from kdc.keyuse.table import Endpoint, Grant
+from aaa.serve.radius_server import RadiusServer
+from kdc.errors import LocalError, RemoteError, Unavailable
 from kdc.keyuse.traffic import Party
 
 KEY_CHECK_EVERY_S: Final = 10.0
@@ -40,35 +40,6 @@ DELIVERED: Final = "agent.delivered"  # one counter a code: agent.delivered.0
 INSTALLED: Final = "agent.installed"
 
 log = structlog.get_logger("aaa.agent")
-
-
-class InstalledLog:
-    """What the agent has installed, one JSON line each: SPI, key name, fingerprint, never a key."""
-
-    def __init__(self, path: Path | None) -> None:
-        self._file = None
-        if path is not None:
-            descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o600)
-            self._file = os.fdopen(descriptor, "w", buffering=1)
-
-    def write(self, delivery: Delivery, link: Address) -> None:
-        if self._file is None:
-            return
-        for item in delivery.associations:
-            line = {
-                "pair": item.pair.name,
-                "spi": item.spi,
-                "key_name": item.key_name.hex(),
-                "fingerprint": fingerprint_key(item.keys),
-                "lifetime_s": item.lifetime_s,
-                "alias": str(delivery.alias),
-                "link": f"{link[0]}:{link[1]}",
-            }
-            self._file.write(json.dumps(line) + "\n")
-
-    def close(self) -> None:
-        if self._file is not None:
-            self._file.close()
 
 
 class AgentServer:
@@ -94,7 +65,6 @@ class AgentServer:
         self._server = AaaServer(config, counters)
         self._installed = InstalledLog(agent.state_file)
         self._outlet = SaOutlet(config.keys, Party.FOREIGN_AGENT, counters)
-        self._bindings = Bindings()
         self._exchanges: set[asyncio.Task[None]] = set()
         self._endpoint: UdpEndpoint | None = None
         self._advertiser: Advertiser | None = None
@@ -108,9 +78,39 @@ class AgentServer:
                 vendor_id=agent.vendor_id,
                 destination=IPv4Address(agent.advertisement_address),
             )
+        self._sessions = AgentSessions(
+            self._identity,
+            Told(self._outlet, self._installed, self._accounting(config)),
+            counters,
+            interim_s=config.radius.accounting_interim_s,
+        )
+        self.dynamic_authorization = DynamicAuthorization(
+            self._identity,
+            self._sessions,
+            counters,
+            invite=self._advertiser.invite if self._advertiser is not None else None,
+        )
+        self._disconnects: RadiusServer | None = None
+        self._server.take_requests(self.dynamic_authorization.on_requests)
+        udp = self._server.by_udp
+        if udp is not None and agent.dynamic_authorization_listen is not None:
+            self._disconnects = dynamic_authorization_server(
+                udp.server.address, udp.secret, self.dynamic_authorization, counters
+            )
+            self._disconnects_at = split_address(agent.dynamic_authorization_listen)
+
+    def _accounting(self, config: AgentConfig) -> Accounting | None:
+        radius = config.radius
+        if not radius.accounting:
+            return None
+        return Accounting(self._server.exchange, self._vendor_id, self._counters)
 
     def listen(self, address: Address) -> UdpEndpoint:
+        """Where mobile nodes ask, and home if it is configured; raises `OSError`."""
         self._endpoint = UdpEndpoint.open(address, self._on_batch)
+        if self._disconnects is not None:
+            self._disconnects.listen(self._disconnects_at)
+        self._sessions.open()
         return self._endpoint
 
     def _heard(self) -> Heard:
@@ -181,27 +181,8 @@ class AgentServer:
         # Large groups (`fa_dh = any`) take milliseconds, in which others are not to wait.
         large = relayed.side.has_large_group
         delivery = await asyncio.to_thread(conclude) if large else conclude()
-        self._hand_on(relayed, delivery)
+        self._sessions.hand_on(relayed, delivery)
         self._deliver(delivery, source)
-
-    def _hand_on(self, relayed: Relayed, delivery: Delivery) -> None:
-        """KEY2 and KEY3 for other software, by the node that they are of."""
-        request, sender = relayed.request, relayed.sender[0]
-        home = Home(request.realm.realm, request.home_agent)
-        if delivery.associations:
-            assert delivery.home_address is not None
-            binding = self._bindings.install(sender, home, delivery.home_address)
-            identity = self._identity
-            endpoints = {
-                Party.MOBILE_NODE: Endpoint(delivery.alias, delivery.home_address),
-                Party.FOREIGN_AGENT: Endpoint(identity.nai, identity.care_of_address),
-                Party.HOME_AGENT: Endpoint(delivery.home_agent_nai, request.home_agent),
-            }
-            self._outlet.installed(Grant(binding, delivery.associations, endpoints, delivery.alias))
-        elif delivery.code == ACCEPTED:
-            ended = self._bindings.deregister(sender, home)
-            if ended is not None:
-                self._outlet.deregistered(ended)
 
     def _deliver(self, delivery: Delivery, source: Address) -> None:
         assert self._endpoint is not None
@@ -217,6 +198,8 @@ class AgentServer:
             self._advertiser.stop()
         if self._endpoint is not None:
             self._endpoint.stop_receiving()
+        if self._disconnects is not None:
+            self._disconnects.stop_receiving()
         if self._exchanges:
             await asyncio.wait(self._exchanges)
 
@@ -229,7 +212,10 @@ class AgentServer:
         self._server.reload()
 
     async def close(self) -> None:
+        await self._sessions.close()
         await self._server.close()
+        if self._disconnects is not None:
+            self._disconnects.close()
         self._installed.close()
         await self._outlet.close()
         if self._endpoint is not None:

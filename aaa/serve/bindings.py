@@ -30,9 +30,9 @@ class Bindings:
     def install(self, sender: str, home: Home, home_address: IPv4Address) -> str:
         """The binding of this node, whose sender is from now on `sender` alone."""
         binding = f"{home.realm} {home.agent} {home_address}"
-        self._forget(binding)
+        self.forget(binding)
         if len(self._senders) >= self._maximum:
-            self._forget(next(iter(self._senders)))
+            self.forget(next(iter(self._senders)))
         owner = (sender, home)
         self._installed.setdefault(owner, set()).add(binding)
         self._senders[binding] = owner
@@ -48,10 +48,11 @@ class Bindings:
         if len(own) != 1:
             return None
         (binding,) = own
-        self._forget(binding)
+        self.forget(binding)
         return binding
 
-    def _forget(self, binding: str) -> None:
+    def forget(self, binding: str) -> None:
+        """The binding has ended otherwise: nothing is its sender's to end any more."""
         owner = self._senders.pop(binding, None)
         if owner is not None:
             own = self._installed[owner]

@@ -11,25 +11,24 @@ from typing import Final
 import structlog
 
 from aaa.config import ForeignConfig
-from aaa.config.foreign import HomeServer
-from aaa.net.mobile_ip import resolve
-from aaa.net.radius_client import Server
+from aaa.config.foreign import ForeignClient
+from aaa.exchange import Peer
 from aaa.net.transactions import Transaction
-from aaa.proxying import Refuse
-from aaa.radius import counters as names
+from aaa.proxying import Refuse, unroutable
 from aaa.radius.attributes import decode_access_request
 from aaa.radius.clients import Client, ClientTable
 from aaa.radius.counters import Counters
 from aaa.radius.errors import MalformedPacket
-from aaa.radius.packet import ACCESS_REJECT, ACCESS_REQUEST
+from aaa.radius.routing import realm_of_request
 from aaa.roles.foreign_aaa import Agent, route
-from aaa.serve.forwarding import Exchanger, Forwarder, NextHop
-from aaa.serve.process import on_hangup, split_address
+from aaa.serve.configured_pools import home_pools, hop_to
+from aaa.serve.foreign_services import ForeignServices, route_finder
+from aaa.serve.forwarding import Forwarder
+from aaa.serve.pools import open_pools
+from aaa.serve.process import on_hangup
 from aaa.serve.radius_front import RadiusFront, tls_side
 from aaa.serve.radsec import TlsServers
-from kdc.errors import LocalError
 
-REFUSED: Final = "foreign.refused"  # one counter for each reason
 COUNTERS_EVERY_S: Final = 60.0
 
 log = structlog.get_logger("aaa.foreign")
@@ -42,83 +41,92 @@ class ForeignServer:
         self._vendor_id = config.foreign.vendor_id
         self._realm = config.foreign.realm
         self._counters = counters
-        self._agents = {
-            c.name: Agent(c.name, c.fa_nai, c.nas_address, c.nas_identifier.encode())
-            for c in config.client
-        }
+        self._clients = {c.name: _client(c) for c in config.client}
         clients = ClientTable(
             Client(c.name, ip_network(c.by_udp[0]), (c.by_udp[1],))
             for c in config.client
             if c.by_udp is not None
         )
-        self._homes: dict[str, str] = {}
-        self._over_tls = TlsServers(config.tls, counters)
-        hops: dict[str, NextHop | Exchanger] = {}
-        for item in config.home_server:
-            hops[item.name] = self._next_hop(item)
-            for realm in item.realms:
-                if realm in self._homes:
-                    raise LocalError(f"home_server {item.name}: {realm} has a server already")
-                self._homes[realm] = item.name
+        pools = home_pools(config)
+        self._find_route = route_finder(config)
+        self._over_tls = TlsServers(
+            config.tls,
+            ((item, item.address) for item in config.home_server),
+            counters,
+            deadline_s=config.foreign.deadline_s,
+        )
+        hops = {
+            item.name: hop_to(item, item.address, self._over_tls) for item in config.home_server
+        }
         self.radius = RadiusFront(clients, counters, self._on_requests)
+        self._forwarder = Forwarder(open_pools(hops, pools, counters), counters, "foreign")
+        self._services = ForeignServices(
+            config, self._clients, self.radius, self._over_tls, counters
+        )
         self.radius.add_tls(tls_side(config.foreign.tls_listen, config.tls, config.client))
-        self._forwarder = Forwarder(hops, counters, "foreign")
-
-    def _next_hop(self, home: HomeServer) -> NextHop | Exchanger:
-        """How a home is asked."""
-        address = split_address(home.address)
-        if home.secret_file is None:
-            deadline_s = home.timeout_s * (1 + home.retries)
-            return self._over_tls.open(home.name, home.san, address, deadline_s)
-        server = Server(resolve(*address), home.timeout_s, home.retries)
-        return NextHop(server, home.secret_file)
 
     def _on_requests(self, transactions: list[Transaction]) -> None:
         for transaction in transactions:
             self._on_request(transaction)
 
     def _on_request(self, transaction: Transaction) -> None:
-        if transaction.request.code != ACCESS_REQUEST:
-            self._counters.add(names.UNSUPPORTED)
-            transaction.forget()
-            return
         # Step 3
+        realm = realm_of_request(transaction.request.attributes)
+        if realm is None:
+            self._forwarder.refuse(transaction, unroutable("user_name"))
+            return
         try:
             access = decode_access_request(transaction.request, self._vendor_id)
         except MalformedPacket:
-            self._refuse(transaction, Refuse("malformed"))
+            self._forwarder.refuse(transaction, Refuse("malformed"))
             return
         decision = route(
             access,
             transaction.request.attributes,
-            agent=self._agents[transaction.client.name],
+            client=self._clients[transaction.client.name],
             own_realm=self._realm,
-            homes=self._homes,
+            way=self._find_route(realm),
             entropy=os.urandom,
         )
         if isinstance(decision, Refuse):
-            self._refuse(transaction, decision)
+            self._forwarder.refuse(transaction, decision)
             return
-        self._forwarder.start(transaction, decision)
+        # The same registration goes to the same home, however often it is sent.
+        self._forwarder.start(
+            transaction,
+            decision,
+            key=access.registration_request,
+            avoid=frozenset((transaction.client.name,)),
+        )
 
-    def _refuse(self, transaction: Transaction, decision: Refuse) -> None:
-        self._counters.add(f"{REFUSED}.{decision.reason}")
-        transaction.respond(ACCESS_REJECT, decision.attributes)
-
-    async def drain(self) -> None:
-        """Waits for what is under way; each ends by its own timeout."""
-        await self._forwarder.drain()
-        await self.radius.drain()
+    def listen(self, by_udp: tuple[str, ...], by_tls: tuple[str, ...]) -> None:
+        """Binds these and those of the services; raises `OSError` if one cannot be bound."""
+        self.radius.listen_all(by_udp, by_tls, log)
+        self._services.listen()
 
     def reload(self) -> None:
         """Reads the certificates again, for both directions; raises `LocalError`."""
         self.radius.reload()
         self._over_tls.reload()
 
+    async def drain(self) -> None:
+        """Takes nothing more in, and waits for what is under way; each ends by its deadline."""
+        self.radius.stop_receiving()
+        await self._forwarder.drain()
+        await self._services.drain()
+        await self.radius.drain()
+
     async def close(self) -> None:
+        self._services.close()
         self._forwarder.close()
         await self.radius.close()
         await self._over_tls.close()
+
+
+def _client(client: ForeignClient) -> Agent | Peer:
+    if client.fa_nai is None or client.nas_address is None or client.nas_identifier is None:
+        return Peer(client.name, frozenset(client.realms or ()))
+    return Agent(client.name, client.fa_nai, client.nas_address, client.nas_identifier.encode())
 
 
 async def serve_foreign(
@@ -129,7 +137,7 @@ async def serve_foreign(
     server = ForeignServer(config, counters)
     try:
         on_hangup(server.reload, log)
-        server.radius.listen_all(config.foreign.listen, config.foreign.tls_listen, log)
+        server.listen(config.foreign.listen, config.foreign.tls_listen)
         if ready is not None:
             ready()
         while not stop.is_set():
@@ -137,7 +145,6 @@ async def serve_foreign(
                 await asyncio.wait_for(stop.wait(), COUNTERS_EVERY_S)
             except TimeoutError:
                 log.info("counters", **counters.snapshot())
-        server.radius.stop_receiving()
         await server.drain()
     finally:
         await server.close()

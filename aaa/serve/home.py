@@ -9,19 +9,20 @@ import asyncio
 import os
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
+from dataclasses import dataclass
+from functools import partial
 
 import structlog
 
 from aaa.config import HomeConfig
-from aaa.config.home import HomeAgentPolicySection, HomeAgentServer
-from aaa.net.mobile_ip import resolve
-from aaa.net.radius_client import Server
+from aaa.config.home import HomeAgentPolicySection
 from aaa.radius.counters import Counters
-from aaa.serve.forwarding import Exchanger, NextHop
+from aaa.serve.configured_pools import agent_pools, hop_to
 from aaa.serve.home_policy import build_clients, build_peers, build_policy
 from aaa.serve.home_server import HomeAgents, HomeServer
+from aaa.serve.home_services import HomeServices
 from aaa.serve.housekeeping import keep_house, tell_counters
-from aaa.serve.process import on_hangup, split_address
+from aaa.serve.process import on_hangup
 from aaa.serve.radius_front import tls_side
 from aaa.serve.radsec import TlsServers
 from aaa.serve.registering import HomeAgentService
@@ -40,47 +41,63 @@ async def serve_home(
     Raises `LocalError` (database, KEK, schema) before it has bound any address.
     """
     counters = Counters()
-    over_tls = TlsServers(config.tls, counters)
+    home = config.home
     async with local_home_agent(config, counters) as local:
+        over_tls = TlsServers(
+            config.tls,
+            ((item, item.server) for item in config.home_agent),
+            counters,
+            deadline_s=home.agent_deadline_s,
+        )
         server = HomeServer(
             build_clients(config.client),
             build_peers(config.client),
             HomeAgents(
-                local,
-                {item.address: item.name for item in config.home_agent},
-                {item.name: _next_hop(item, over_tls) for item in config.home_agent},
+                local.service if local is not None else None,
+                agent_pools(config.home_agent, home.agent_deadline_s),
+                {item.name: hop_to(item, item.server, over_tls) for item in config.home_agent},
             ),
             counters,
-            realm=config.home.realm,
-            vendor_id=config.home.vendor_id,
+            realm=home.realm,
+            vendor_id=home.vendor_id,
         )
-        server.radius.add_tls(tls_side(config.home.tls_listen, config.tls, config.client))
-
-        def reload() -> None:
-            server.radius.reload()
-            over_tls.reload()
-
-        on_hangup(reload, log)
+        services = None
+        if local is not None:
+            services = HomeServices(config, local.store, server, counters)
+        server.radius.add_tls(tls_side(home.tls_listen, config.tls, config.client))
+        on_hangup(partial(_reload, server, over_tls), log)
         try:
-            await serve_radius(server, config.home, counters, log, stop=stop, ready=ready)
+            if services is not None:
+                await services.start()
+            await serve_radius(server, home, log, stop=stop, ready=ready)
+            if services is not None:
+                await services.drain()
         finally:
+            if services is not None:
+                services.close()
+            await server.close()
             await over_tls.close()
+            log.info("counters", **counters.snapshot())
 
 
-def _next_hop(agent: HomeAgentServer, over_tls: TlsServers) -> NextHop | Exchanger:
-    """How a home agent in another process is asked."""
-    address = split_address(agent.server)
-    if agent.secret_file is None:
-        deadline_s = agent.timeout_s * (1 + agent.retries)
-        return over_tls.open(agent.name, agent.san, address, deadline_s)
-    server = Server(resolve(*address), agent.timeout_s, agent.retries)
-    return NextHop(server, agent.secret_file)
+def _reload(server: HomeServer, over_tls: TlsServers) -> None:
+    """Raises `LocalError`; what was read before then stays in force."""
+    server.radius.reload()
+    over_tls.reload()
+
+
+@dataclass(frozen=True, slots=True)
+class LocalHome:
+    """The home agent of this process, and the database that it has beside it."""
+
+    service: HomeAgentService
+    store: Store
 
 
 @asynccontextmanager
 async def local_home_agent(
     config: HomeConfig, counters: Counters
-) -> AsyncIterator[HomeAgentService | None]:
+) -> AsyncIterator[LocalHome | None]:
     """The home agent of this process with its database, or None where all are behind it."""
     home, database = config.home, config.database
     if database is None or home.nai is None or home.address is None:
@@ -106,7 +123,7 @@ async def local_home_agent(
         housekeeping = asyncio.create_task(keep_house(store, counters, log))
         try:
             service.open()
-            yield service
+            yield LocalHome(service, store)
         finally:
             housekeeping.cancel()
             await service.close()
@@ -115,19 +132,14 @@ async def local_home_agent(
 async def serve_radius(
     server: HomeServer,
     section: HomeAgentPolicySection,
-    counters: Counters,
     log: structlog.stdlib.BoundLogger,
     *,
     stop: asyncio.Event,
     ready: Callable[[], None] | None,
 ) -> None:
-    """Binds, serves until `stop`, drains and closes."""
-    try:
-        server.radius.listen_all(section.listen, section.tls_listen, log)
-        if ready is not None:
-            ready()
-        await stop.wait()
-        await server.drain()
-    finally:
-        await server.close()
-        log.info("counters", **counters.snapshot())
+    """Binds, serves until `stop`, and drains."""
+    server.radius.listen_all(section.listen, section.tls_listen, log)
+    if ready is not None:
+        ready()
+    await stop.wait()
+    await server.drain()

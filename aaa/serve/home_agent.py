@@ -72,8 +72,10 @@ async def serve_home_agent(
     on_hangup(reload, log)
     try:
         service.open()
-        await serve_radius(server, section, counters, log, stop=stop, ready=ready)
+        await serve_radius(server, section, log, stop=stop, ready=ready)
     finally:
         telling.cancel()
+        await server.close()
         await service.close()
         await client.close()
+        log.info("counters", **counters.snapshot())

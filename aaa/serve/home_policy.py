@@ -47,11 +47,16 @@ def build_policy(
 
 def build_clients(clients: Clients) -> ClientTable:
     """The RADIUS clients by UDP; their secrets were read when the file was."""
-    return ClientTable(
+    return ClientTable(udp_clients(clients))
+
+
+def udp_clients(clients: Clients) -> list[Client]:
+    """Those that may come by UDP; raises `LocalError`."""
+    return [
         Client(c.name, ip_network(c.by_udp[0]), (c.by_udp[1],), frozenset(c.realms))
         for c in clients
         if c.by_udp is not None
-    )
+    ]
 
 
 def build_peers(clients: Clients) -> dict[str, Peer]:

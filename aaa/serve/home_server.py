@@ -15,14 +15,14 @@ from typing import Final
 from aaa.exchange import AccessReject, Peer
 from aaa.net.transactions import Transaction
 from aaa.proxying import Refuse
-from aaa.radius import counters as names
 from aaa.radius.attributes import decode_access_request
 from aaa.radius.clients import ClientTable
 from aaa.radius.counters import Counters
 from aaa.radius.errors import MalformedPacket
-from aaa.radius.packet import ACCESS_REJECT, ACCESS_REQUEST, proxy_states
+from aaa.radius.packet import proxy_states
 from aaa.roles.home_aaa import Admitted, admit, route
-from aaa.serve.forwarding import Exchanger, Forwarder, NextHop
+from aaa.serve.forwarding import Forwarder
+from aaa.serve.pools import Hop, TimedPool, open_pools
 from aaa.serve.radius_front import RadiusFront
 from aaa.serve.registering import Answering, HomeAgentService
 from kdc.errors import DENIED_POORLY_FORMED, RemoteError
@@ -39,8 +39,8 @@ class HomeAgents:
     """Those that a home serves: one in this process, others by RADIUS, by address."""
 
     local: HomeAgentService | None = None
-    remote: Mapping[IPv4Address, str] = field(default_factory=dict)  # names of `hops`
-    hops: Mapping[str, NextHop | Exchanger] = field(default_factory=dict)
+    remote: Mapping[IPv4Address, TimedPool] = field(default_factory=dict)
+    hops: Mapping[str, Hop] = field(default_factory=dict)
 
     @property
     def addresses(self) -> frozenset[IPv4Address]:
@@ -62,12 +62,14 @@ class HomeServer:
         vendor_id: int,
     ) -> None:
         self.radius = RadiusFront(clients, counters, self._on_requests)
-        self._peers, self._agents = peers, agents
+        self.peers = peers  # may be replaced at any time, with `radius.clients`
+        self._agents = agents
         self._addresses = agents.addresses
         self._realm, self._vendor_id = realm, vendor_id
         self._counters = counters
         self._answering = Answering(vendor_id, counters)
-        self._forwarder = Forwarder(agents.hops, counters, "home")
+        pools = open_pools(agents.hops, agents.remote.values(), counters)
+        self._forwarder = Forwarder(pools, counters, "home")
 
     def _on_requests(self, transactions: list[Transaction]) -> None:
         for transaction in transactions:
@@ -80,10 +82,6 @@ class HomeServer:
 
     def _on_request(self, transaction: Transaction) -> None:
         """Steps 4 and 5; raises what is wrong with the request."""
-        if transaction.request.code != ACCESS_REQUEST:
-            self._counters.add(names.UNSUPPORTED)
-            transaction.forget()
-            return
         states = proxy_states(transaction.request.attributes)
         if len(states) > MAXIMUM_PROXY_STATES or sum(map(len, states)) > _PROXY_STATE_OCTETS:
             # They are echoed: what would leave no room for a reply must not be granted.
@@ -94,7 +92,7 @@ class HomeServer:
         # Step 4
         admitted = admit(
             access,
-            self._peers[transaction.client.name],
+            self.peers[transaction.client.name],
             realm=self._realm,
             home_agents=self._addresses,
         )
@@ -112,12 +110,11 @@ class HomeServer:
         decision = route(
             admitted,
             transaction.request.attributes,
-            server=self._agents.remote[admitted.home_agent],
+            pool=self._agents.remote[admitted.home_agent].pool.name,
             entropy=os.urandom,
         )
         if isinstance(decision, Refuse):
-            self._counters.add(f"{REFUSED}.{decision.reason}")
-            transaction.respond(ACCESS_REJECT, decision.attributes)
+            self._forwarder.refuse(transaction, decision)
         else:
             self._forwarder.start(transaction, decision)
 

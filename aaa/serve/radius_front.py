@@ -7,8 +7,9 @@ to a peer over the TLS connection that it has opened is here as well.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
+from itertools import groupby
 from typing import Final
 
 import structlog
@@ -57,38 +58,58 @@ def tls_side(
     return TlsSide(client_table(clients), partial(read_contexts, settings))
 
 
+Handler = Callable[[list[Transaction]], None]
+
+
 class RadiusFront:
-    """`on_requests` gets what comes; `client.name` is the key to a peer, by UDP and by TLS."""
+    """`on_requests` gets Access-Requests, other handlers what `serve` says.
+
+    `client.name` is the key to a peer, by UDP and by TLS.
+    """
 
     def __init__(
         self,
         clients: ClientTable,
         counters: Counters,
-        on_requests: Callable[[list[Transaction]], None],
+        on_requests: Handler,
     ) -> None:
         self._clients = clients
         self._counters = counters
-        self._on_requests = on_requests
+        self._handlers: dict[Port, Handler] = {ports.AUTHENTICATION: on_requests}
+        self._by_code: dict[int, Handler] = {}
         self._udp: dict[Port, RadiusServer] = {}
         self._tls_side: TlsSide | None = None
         self._tls: RadsecServer | None = None
 
-    def add_tls(self, side: TlsSide | None, port: Port = ports.TLS) -> None:
-        """Inside the event loop; raises `LocalError` for certificates that cannot be read."""
-        if side is not None:
-            self._tls_side = side
-            self._tls = RadsecServer(
-                side.peers, side.read(), self._counters, self._on_tls_requests, port=port
-            )
+    def serve(self, port: Port, handler: Handler) -> None:
+        """Requests of one more kind of port; before `listen` and `add_tls`."""
+        self._handlers[port] = handler
+
+    def add_tls(self, side: TlsSide | None) -> None:
+        """One port for all codes that have a handler; others are counted and passed over.
+
+        Inside the event loop; raises `LocalError` for certificates that cannot be read.
+        """
+        if side is None:
+            return
+        self._tls_side = side
+        self._by_code = {
+            code: handler for port, handler in self._handlers.items() for code in port.requests
+        }
+        port = replace(ports.TLS, requests=frozenset(self._by_code))
+        self._tls = RadsecServer(
+            side.peers, side.read(), self._counters, self._on_tls_requests, port=port
+        )
 
     def _on_tls_requests(self, transactions: list[RadsecTransaction]) -> None:
-        self._on_requests(list(transactions))
+        for handler, group in groupby(transactions, lambda each: self._by_code[each.request.code]):
+            handler(list(group))
 
     def udp(self, port: Port) -> RadiusServer:
         """The server of one kind of port."""
         server = self._udp.get(port)
         if server is None:
-            server = RadiusServer(self._clients, self._counters, self._on_requests, port=port)
+            server = RadiusServer(self._clients, self._counters, self._handlers[port], port=port)
             self._udp[port] = server
         return server
 
@@ -134,9 +155,9 @@ class RadiusFront:
         if self._tls is not None and self._tls_side is not None:
             self._tls.reload(self._tls_side.read(), self._tls_side.peers)
 
-    def has(self, peer_name: str) -> bool:
+    def has_connection(self, peer_name: str) -> bool:
         """Whether `exchange` has a way to a peer now: a TLS connection that it has opened."""
-        return self._tls is not None and self._tls.has(peer_name)
+        return self._tls is not None and self._tls.has_connection(peer_name)
 
     async def exchange(
         self, peer_name: str, code: int, attributes: Attributes, deadline_s: float

@@ -64,7 +64,7 @@ class RadiusServer:
         port: Port = AUTHENTICATION,
         monotonic: Callable[[], float] = time.monotonic,
     ) -> None:
-        self.duplicates = DuplicateTable()
+        self.duplicates = DuplicateTable(answered_for_s=port.answered_for_s)
         self.clients = clients  # may be replaced at any time
         self._port = port
         self._codes = port.codes
@@ -72,6 +72,11 @@ class RadiusServer:
         self._on_requests = on_requests
         self._monotonic = monotonic
         self.endpoints: list[UdpEndpoint] = []
+
+    @property
+    def kind(self) -> str:
+        """What this kind of port is for."""
+        return self._port.name
 
     def listen(self, address: Address) -> UdpEndpoint:
         """Raises `OSError` if the address cannot be bound."""

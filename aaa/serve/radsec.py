@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable
+from typing import Protocol
 
 from aaa import config
 from aaa.net.radsec_client import RadsecClient
@@ -10,7 +11,7 @@ from aaa.net.radsec_link import Watchdog
 from aaa.net.radsec_transactions import RadsecTransaction
 from aaa.net.radsec_upstream import ClientLimits, RadsecTarget
 from aaa.net.tls import TlsContexts, TlsFiles, load_contexts
-from aaa.net.udp import Address
+from aaa.net.transactions import Transaction
 from aaa.radius.counters import Counters
 from aaa.radius.tls_peers import TlsPeer, TlsPeerTable
 from aaa.serve.process import split_address
@@ -62,50 +63,75 @@ def watchdog_within(deadline_s: float) -> Watchdog:
     return Watchdog(owed_s=deadline_s / 4, answer_s=deadline_s / 4)
 
 
+class OverTls(Protocol):
+    """A configured server; `san` is empty for one that is not asked over TLS."""
+
+    @property
+    def name(self) -> str: ...
+
+    @property
+    def san(self) -> tuple[str | IpAddress, ...]: ...
+
+
 class TlsServers:
     """A client for each of the servers that a process asks over TLS, reloaded and closed as one.
 
-    `on_requests` gets what they ask us over the same connections; `client.name` is the server's.
+    `servers` stand with their addresses.
     """
 
     def __init__(
         self,
         settings: config.TlsSettings | None,
+        servers: Iterable[tuple[OverTls, str]],
         counters: Counters,
-        on_requests: Callable[[list[RadsecTransaction]], None] | None = None,
+        *,
+        deadline_s: float,
     ) -> None:
+        """Inside the event loop; raises `LocalError` for certificates that cannot be read."""
         self._settings = settings
-        self._counters = counters
-        self._on_requests = on_requests
-        self._clients: list[RadsecClient] = []
+        self._clients: dict[str, RadsecClient] = {}
+        asked = [(server, address) for server, address in servers if server.san]
+        if not asked:
+            return
+        contexts = self._read()
+        for server, address in asked:
+            peer = TlsPeer(server.name, frozenset(server.san))
+            self._clients[server.name] = RadsecClient(
+                [RadsecTarget(peer, split_address(address))],
+                contexts,
+                counters,
+                limits=limits_within(deadline_s),
+                watchdog=watchdog_within(deadline_s),
+            )
+
+    def take_requests(self, handler: Callable[[list[Transaction]], None]) -> None:
+        """`handler` gets the Disconnect- and CoA-Requests of the servers from now on.
+
+        They come over our connections; `client.name` is the server's.
+        """
+
+        def on_requests(transactions: list[RadsecTransaction]) -> None:
+            handler(list(transactions))
+
+        for client in self._clients.values():
+            client.on_requests = on_requests
 
     def _read(self) -> TlsContexts:
         if self._settings is None:
             raise LocalError("expected [tls] for a server over TLS")
         return read_contexts(self._settings)
 
-    def open(
-        self, name: str, san: Iterable[str | IpAddress], address: Address, deadline_s: float
-    ) -> RadsecClient:
-        """Inside the event loop; raises `LocalError` for certificates that cannot be read."""
-        client = RadsecClient(
-            [RadsecTarget(TlsPeer(name, frozenset(san)), address)],
-            self._read(),
-            self._counters,
-            limits=limits_within(deadline_s),
-            watchdog=watchdog_within(deadline_s),
-        )
-        client.on_requests = self._on_requests
-        self._clients.append(client)
-        return client
+    def to(self, name: str) -> RadsecClient:
+        """The client of one of the servers."""
+        return self._clients[name]
 
     def reload(self) -> None:
         """Reads the certificates again and re-checks every server that is connected."""
         if self._clients:
             contexts = self._read()
-            for client in self._clients:
+            for client in self._clients.values():
                 client.reload(contexts)
 
     async def close(self) -> None:
-        for client in self._clients:
+        for client in self._clients.values():
             await client.close()

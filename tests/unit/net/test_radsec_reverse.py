@@ -80,7 +80,7 @@ async def _reached(
 @pytest.mark.parametrize("versions", VERSIONS)
 async def test_both_directions_at_once(parties: Parties, versions: tuple[str, ...]) -> None:
     served, reached = await _reached(parties, versions)
-    assert served.server.has(HOME_AGENT.name)
+    assert served.server.has_connection(HOME_AGENT.name)
 
     async def back(number: int) -> int:
         code = DISCONNECT_REQUEST if number % 2 else COA_REQUEST
@@ -115,7 +115,7 @@ async def test_accounting_takes_the_same_connection(
 
 async def test_a_peer_without_a_connection_has_none(parties: Parties) -> None:
     served = parties.serve(port=TLS)
-    assert not served.server.has(HOME_AGENT.name)
+    assert not served.server.has_connection(HOME_AGENT.name)
     with pytest.raises(NoAnswer, match="no connection"):
         await served.server.exchange(HOME_AGENT.name, DISCONNECT_REQUEST, ENTRY, 1)
 
@@ -124,9 +124,11 @@ async def test_the_connection_of_another_peer_is_not_taken(parties: Parties) -> 
     other = peer("other", "other.example")
     served = parties.serve(peers=(HOME_AGENT, other), port=TLS)
     raw = await connect_and_ask(served.address, parties.client_contexts().client)
-    assert served.server.has(HOME_AGENT.name) and not served.server.has(other.name)
+    assert served.server.has_connection(HOME_AGENT.name) and not served.server.has_connection(
+        other.name
+    )
     await raw.close()
-    await until(lambda: not served.server.has(HOME_AGENT.name))
+    await until(lambda: not served.server.has_connection(HOME_AGENT.name))
 
 
 async def test_nobody_takes_them_and_they_are_not_answered(parties: Parties) -> None:

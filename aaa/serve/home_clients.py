@@ -1,0 +1,160 @@
+"""Who may ask a home: the clients of its file and those in its database, as one.
+
+A change in the database is taken up within two seconds.  How a client is stored is kdc.store's
+affair, what it may say the roles'.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass
+from typing import Final
+
+import structlog
+
+from aaa.config.home import HomeClient
+from aaa.exchange import Peer
+from aaa.net.mobile_ip import resolve
+from aaa.net.udp import Address
+from aaa.radius.clients import Client, ClientTable
+from aaa.radius.counters import Counters
+from aaa.serve.home_policy import build_peers, udp_clients
+from aaa.serve.peer_requests import PeerAddress
+from aaa.serve.process import split_address
+from kdc.errors import LocalError, RemoteError
+from kdc.store import Store
+from kdc.store.radius_clients import StoredClient, load_radius_clients, radius_clients_version
+
+ASK_EVERY_S: Final = 1.0
+LOADED: Final = "home.clients.loaded"
+REFUSED: Final = "home.clients.refused"
+UNREADABLE: Final = "home.clients.unreadable"
+
+log = structlog.get_logger("aaa.home")
+
+
+@dataclass(frozen=True, slots=True)
+class KnownClients:
+    """Who may ask, by source; what each may say, and where it takes requests itself, by name."""
+
+    table: ClientTable
+    peers: Mapping[str, Peer]
+    addresses: Mapping[str, PeerAddress]
+
+    def names_of(self, realm: str) -> list[str]:
+        """Those who may speak for a lowered realm, in the order of file and database."""
+        return [name for name, peer in self.peers.items() if peer.may_speak_for(realm)]
+
+
+def configured_clients(clients: Iterable[HomeClient]) -> KnownClients:
+    """Those of the file alone; raises `LocalError`, and `OSError` for a name without address."""
+    items = tuple(clients)
+    return KnownClients(
+        ClientTable(udp_clients(items)),
+        build_peers(items),
+        {
+            c.name: PeerAddress(resolve(*split_address(c.dynamic_authorization)), c.secret_file)
+            for c in items
+            if c.dynamic_authorization is not None and c.secret_file is not None
+        },
+    )
+
+
+def join_clients(
+    configured: Iterable[HomeClient],
+    stored: Iterable[StoredClient],
+    addresses: Mapping[str, Address],
+    refuse: Callable[[str, str], None],
+) -> KnownClients:
+    """Both as one; what stands in the file is never displaced.
+
+    `addresses` are those of stored clients for dynamic authorization, by name, `refuse` is told the
+    name of each stored client that is left out and why.
+    """
+    items = tuple(configured)
+    known = configured_clients(items)
+    peers, reached = dict(known.peers), dict(known.addresses)
+    clients = udp_clients(items)
+    networks = {c.network for c in clients}
+    for each in stored:
+        if each.name in known.peers:
+            refuse(each.name, "the file has a client of this name")
+            continue
+        if each.network in networks:
+            refuse(each.name, f"the file has a client at {each.network}")
+            continue
+        try:
+            client = Client(
+                each.name,
+                each.network,
+                each.secrets,
+                each.realms,
+                require_message_authenticator=each.require_message_authenticator,
+            )
+        except LocalError as error:
+            refuse(each.name, str(error))
+            continue
+        clients.append(client)
+        peers[each.name] = Peer(each.name, each.realms)
+        if each.name in addresses:
+            reached[each.name] = PeerAddress(addresses[each.name], each.secrets[0])
+    return KnownClients(ClientTable(clients), peers, reached)
+
+
+class ClientWatch:
+    """Hands on what is known of the clients whenever the database has changed."""
+
+    def __init__(
+        self,
+        store: Store,
+        configured: tuple[HomeClient, ...],
+        on_change: Callable[[KnownClients], None],
+        counters: Counters,
+    ) -> None:
+        self._store = store
+        self._configured = configured
+        self._on_change = on_change
+        self._counters = counters
+        self._version: bytes | None = None
+
+    async def run(self) -> None:
+        """Until cancelled.  While the database is away, those known last stay."""
+        while True:
+            try:
+                await self.refresh()
+            except RemoteError:
+                log.warning("clients not looked up: the database is not reachable")
+            await asyncio.sleep(ASK_EVERY_S)
+
+    async def refresh(self) -> None:
+        """Asks once; raises `DatabaseUnavailable`."""
+        if await radius_clients_version(self._store) == self._version:
+            return
+        loaded = await load_radius_clients(self._store)
+        for name in loaded.unreadable:
+            self._counters.add(UNREADABLE)
+            log.error("client left out: its secret does not open", client=name)
+        addresses = await self._resolve(loaded.clients)
+        known = join_clients(self._configured, loaded.clients, addresses, self._refuse)
+        self._version = loaded.version
+        self._counters.add(LOADED)
+        log.info("clients", stored=[each.name for each in loaded.clients])
+        self._on_change(known)
+
+    def _refuse(self, name: str, reason: str) -> None:
+        self._counters.add(REFUSED)
+        log.warning("client left out", client=name, reason=reason)
+
+    async def _resolve(self, clients: Iterable[StoredClient]) -> dict[str, Address]:
+        """Looked up beside the loop: a slow name server must not stop the requests."""
+        found: dict[str, Address] = {}
+        for client in clients:
+            if client.dynamic_authorization is None:
+                continue
+            try:
+                where = split_address(client.dynamic_authorization)
+                found[client.name] = await asyncio.to_thread(resolve, *where)
+            except OSError:
+                log.warning("no address for dynamic authorization", client=client.name)
+        return found
