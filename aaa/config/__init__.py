@@ -13,7 +13,7 @@ from aaa.config.foreign import ForeignConfig
 from aaa.config.home import HomeAgentConfig, HomeConfig, KdcConfig
 from aaa.config.keys import KeyOutletSettings
 from aaa.config.mobile_node import MobileNodeConfig, MobileNodeSection
-from aaa.config.tls import TlsPeer, TlsServer, TlsSettings
+from aaa.config.tls import RadiusClient, TlsPeer, TlsServer, TlsSettings
 from kdc.config import ConfigurationError, Problem, StrictModel, load, read_toml
 
 __all__ = [
@@ -26,6 +26,7 @@ __all__ = [
     "KeyOutletSettings",
     "MobileNodeConfig",
     "MobileNodeSection",
+    "RadiusClient",
     "TlsPeer",
     "TlsServer",
     "TlsSettings",

@@ -9,8 +9,9 @@ from pydantic import Field, model_validator
 
 from aaa.config.fields import AnyAddress, FaNai, InterfaceName, SocketAddress, VendorId
 from aaa.config.keys import KeyOutletSettings
+from aaa.config.tls import RadiusServer, TlsSettings, check_servers
 from aaa.policy import AgentNegotiation
-from kdc.config import ConfiguredPath, Ipv4, LogSettings, SharedSecret, StrictModel, Text
+from kdc.config import ConfiguredPath, Ipv4, LogSettings, StrictModel, Text
 from kdc.model import DEFAULT_VENDOR_ID
 
 
@@ -42,12 +43,11 @@ class AgentSection(StrictModel):
         return self
 
 
-class RadiusServer(StrictModel):
-    """[radius] of agent.toml."""
+class AgentRadius(RadiusServer):
+    """[radius] of agent.toml: the AAA server of the foreign domain."""
 
     server: SocketAddress
     source_address: AnyAddress | None = None  # whom the server is to see; None: the route decides
-    secret_file: SharedSecret = Field(repr=False)
     timeout_s: float = Field(default=3.0, gt=0, le=30)
     retries: int = Field(default=3, ge=0, le=10)
     accounting: bool = False
@@ -67,7 +67,25 @@ class AgentConfig(StrictModel):
     """agent.toml."""
 
     agent: AgentSection
-    radius: RadiusServer
+    radius: AgentRadius
+    tls: TlsSettings | None = None
     negotiation: AgentNegotiation = AgentNegotiation()
     keys: KeyOutletSettings | None = None
     log: LogSettings = LogSettings()
+
+    @model_validator(mode="after")
+    def _is_reached(self) -> Self:
+        check_servers(self.tls, (self.radius,))
+        if not self.radius.san:
+            return self
+        if self.radius.source_address is not None or self.radius.accounting_server is not None:
+            raise ValueError(
+                "expected neither source_address nor accounting_server beside radius.san: over TLS"
+                " the certificate says who asks, and there is one port"
+            )
+        if self.agent.dynamic_authorization_listen is not None:
+            raise ValueError(
+                "expected no dynamic_authorization_listen beside radius.san: over TLS such requests"
+                " come over the agent's own connection"
+            )
+        return self

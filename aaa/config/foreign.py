@@ -6,22 +6,21 @@ from collections import Counter
 from collections.abc import Iterable
 from typing import Annotated, Literal, Self
 
-from pydantic import AfterValidator, Field, model_validator
+from pydantic import AfterValidator, model_validator
 
 from aaa.config.fields import (
     Addresses,
     AnyAddress,
     FaNai,
-    Listen,
-    Network,
     Realms,
     SocketAddress,
     VendorId,
 )
-from aaa.config.servers import Deadline, UdpServer
+from aaa.config.servers import Deadline, HopServer
+from aaa.config.tls import Listening, RadiusClient, TlsSettings, check_servers, check_ways
 from aaa.policy import NotEmpty
 from aaa.radius.routing import parse_pattern
-from kdc.config import LogSettings, Realm, SharedSecret, StrictModel, Text, parser_of
+from kdc.config import LogSettings, Realm, StrictModel, Text, parser_of
 from kdc.model import DEFAULT_VENDOR_ID
 
 RoutedRealm = Annotated[
@@ -35,10 +34,9 @@ def _each_once(names: tuple[str, ...]) -> tuple[str, ...]:
     return names
 
 
-class ForeignSection(StrictModel):
+class ForeignSection(Listening):
     """[foreign]; `deadline_s` is shorter than the time after which clients ask again."""
 
-    listen: Listen
     realm: Realm
     vendor_id: VendorId = DEFAULT_VENDOR_ID
     deadline_s: Deadline = 2.5
@@ -46,20 +44,16 @@ class ForeignSection(StrictModel):
     dynamic_authorization_listen: Addresses = ()
 
 
-class ForeignClient(StrictModel):
+class ForeignClient(RadiusClient):
     """[[client]] of foreign.toml: a foreign agent and all that it may say it is, or a proxy.
 
     A proxy before us has `realms`, those that it may speak for, and none of the other three.
     """
 
-    name: Text
-    address: Network
-    secret_file: SharedSecret = Field(repr=False)
     fa_nai: FaNai | None = None
     nas_address: AnyAddress | None = None
     nas_identifier: Text | None = None
     realms: Realms | None = None
-    dynamic_authorization: SocketAddress | None = None
 
     @model_validator(mode="after")
     def _is_agent_or_proxy(self) -> Self:
@@ -72,7 +66,7 @@ class ForeignClient(StrictModel):
         return self
 
 
-class HomeServer(UdpServer):
+class HomeServer(HopServer):
     """[[home_server]] of foreign.toml; `realms` spares a [[pool]] of its own.
 
     Several servers with the same realm stand in for each other in the order of the file.
@@ -97,10 +91,17 @@ class ForeignConfig(StrictModel):
     """foreign.toml."""
 
     foreign: ForeignSection
+    tls: TlsSettings | None = None
     client: tuple[ForeignClient, ...] = ()
     home_server: tuple[HomeServer, ...] = ()
     pool: tuple[HomePool, ...] = ()
     log: LogSettings = LogSettings()
+
+    @model_validator(mode="after")
+    def _is_reached(self) -> Self:
+        check_ways(self.foreign, self.tls, self.client)
+        check_servers(self.tls, self.home_server)
+        return self
 
     @model_validator(mode="after")
     def _has_whole_pools(self) -> Self:

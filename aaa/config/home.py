@@ -12,14 +12,21 @@ from aaa.config.fields import (
     HomeRealm,
     Ipv4Network,
     Listen,
-    Network,
     PublicKey,
     SocketAddress,
     VendorId,
 )
 from aaa.config.keys import KeyOutletSettings
-from aaa.config.servers import Deadline, UdpServer
-from aaa.config.tls import TlsPeer, TlsServer, TlsSettings
+from aaa.config.servers import Deadline, HopServer
+from aaa.config.tls import (
+    Listening,
+    RadiusClient,
+    TlsPeer,
+    TlsServer,
+    TlsSettings,
+    check_servers,
+    check_ways,
+)
 from aaa.policy import HomeNegotiation, NotEmpty, Together
 from kdc.config import (
     ConfiguredNai,
@@ -27,7 +34,6 @@ from kdc.config import (
     Ipv4,
     LogSettings,
     Realm,
-    SharedSecret,
     StrictModel,
     Text,
 )
@@ -36,11 +42,10 @@ from kdc.model import DEFAULT_VENDOR_ID
 ANY_REALM = "*"
 
 
-class HomeAgentPolicySection(StrictModel):
+class HomeAgentPolicySection(Listening):
     """What the operator of a home agent decides, in whatever process it is."""
 
     realm: HomeRealm
-    listen: Listen
     vendor_id: VendorId = DEFAULT_VENDOR_ID
     maximum_lifetime_s: int = Field(default=1800, ge=1, le=65534)
     window_s: int = Field(default=7, ge=1, le=60)
@@ -74,17 +79,13 @@ class KnownForeignAgent(StrictModel):
     pinned_keys: tuple[PublicKey, ...] = ()
 
 
-class HomeClient(StrictModel):
+class HomeClient(RadiusClient):
     """[[client]] of home.toml: a foreign AAA, and the realms that it may speak for."""
 
-    name: Text
-    address: Network
-    secret_file: SharedSecret = Field(repr=False)
     realms: Annotated[tuple[Realm, ...], NotEmpty]
-    dynamic_authorization: SocketAddress | None = None
 
 
-class HomeAgentServer(UdpServer):
+class HomeAgentServer(HopServer):
     """[[home_agent]] of home.toml: a home agent in another process, behind this home AAA.
 
     Several of one address are one home agent in several processes, asked in the order of the file.
@@ -98,6 +99,7 @@ class HomeConfig(StrictModel):
     """home.toml."""
 
     home: HomeSection
+    tls: TlsSettings | None = None
     database: DatabaseSettings | None = None
     client: tuple[HomeClient, ...] = ()
     home_agent: tuple[HomeAgentServer, ...] = ()
@@ -105,6 +107,12 @@ class HomeConfig(StrictModel):
     negotiation: HomeNegotiation = HomeNegotiation()
     keys: KeyOutletSettings | None = None
     log: LogSettings = LogSettings()
+
+    @model_validator(mode="after")
+    def _is_reached(self) -> Self:
+        check_ways(self.home, self.tls, self.client)
+        check_servers(self.tls, self.home_agent)
+        return self
 
     @model_validator(mode="after")
     def _has_home_agents(self) -> Self:
@@ -131,12 +139,9 @@ def _realm_or_any(realms: tuple[str, ...]) -> tuple[str, ...]:
     return realms
 
 
-class HomeAgentClient(StrictModel):
+class HomeAgentClient(RadiusClient):
     """[[client]] of home-agent.toml: our home AAA (realms = ["*"]), or a foreign agent itself."""
 
-    name: Text
-    address: Network
-    secret_file: SharedSecret = Field(repr=False)
     realms: Annotated[tuple[Literal["*"] | Realm, ...], NotEmpty, AfterValidator(_realm_or_any)]
 
 
@@ -160,6 +165,11 @@ class HomeAgentConfig(StrictModel):
     negotiation: HomeNegotiation = HomeNegotiation()
     keys: KeyOutletSettings | None = None
     log: LogSettings = LogSettings()
+
+    @model_validator(mode="after")
+    def _is_reached(self) -> Self:
+        check_ways(self.home_agent, self.tls, self.client)
+        return self
 
 
 class KdcSection(StrictModel):

@@ -6,16 +6,19 @@ from typing import Annotated
 
 from pydantic import Field
 
-from kdc.config import SharedSecret, StrictModel, Text
+from aaa.config.tls import RadiusServer
+from kdc.config import Text
 
 Deadline = Annotated[float, Field(ge=0.1, le=30)]
 
 
-class UdpServer(StrictModel):
-    """A server by UDP; `timeout_s` passes before it is sent to a second time, then twice that."""
+class HopServer(RadiusServer):
+    """A server by UDP or over TLS.
+
+    By UDP `timeout_s` passes before it is sent to a second time, then twice that.
+    """
 
     name: Text
-    secret_file: SharedSecret = Field(repr=False)
     timeout_s: float = Field(default=1.0, gt=0, le=30)
     retries: int = Field(default=2, ge=0, le=10)
     status_server: bool = True

@@ -11,10 +11,18 @@ import socket
 import ssl
 from typing import Final, cast
 
-from aaa.net.tls import PeerCertificate, peer_certificate, was_resumed
+from aaa.net.tls import (
+    PeerCertificate,
+    TlsContexts,
+    agreed_version,
+    peer_certificate,
+    was_resumed,
+)
 from aaa.radius.stream import PacketStream
+from aaa.radius.wire_forms import FORMS, RADIUS_1_0, WireForm
 
 SHUTDOWN_S: Final = 2.0  # how long the other end may take to say that it closes too
+_NAMES_LOGGED: Final = 4
 # RFC 6613 §2.6 recommends keepalives: the kernel finds a dead peer in two minutes without us.
 _KEEPALIVE: Final = ((socket.TCP_KEEPIDLE, 60), (socket.TCP_KEEPINTVL, 15), (socket.TCP_KEEPCNT, 4))
 
@@ -22,7 +30,8 @@ _KEEPALIVE: Final = ((socket.TCP_KEEPIDLE, 60), (socket.TCP_KEEPINTVL, 15), (soc
 class PacketConnection(asyncio.Protocol):
     """Sends what one turn of the loop has made in one write, and cuts packets out of what comes."""
 
-    def __init__(self) -> None:
+    def __init__(self, contexts: TlsContexts) -> None:
+        self.contexts = contexts  # those of its handshake
         self._loop = asyncio.get_running_loop()
         self._stream = PacketStream()
         self._outgoing: list[bytes] = []
@@ -31,6 +40,8 @@ class PacketConnection(asyncio.Protocol):
         self.last_received: float = self._loop.time()
         self.certificate = PeerCertificate(frozenset(), b"", ())
         self.resumed = False
+        self.agreed = False  # on a version of RADIUS
+        self.form: WireForm = RADIUS_1_0
 
     @property
     def is_open(self) -> bool:
@@ -41,11 +52,27 @@ class PacketConnection(asyncio.Protocol):
         secured: ssl.SSLObject = transport.get_extra_info("ssl_object")
         self.certificate = peer_certificate(secured)
         self.resumed = was_resumed(secured)
+        version = agreed_version(secured, self.contexts.versions)
+        if version is not None:
+            self.agreed, self.form = True, FORMS[version]
         plain: socket.socket = transport.get_extra_info("socket")
         with contextlib.suppress(OSError):  # of a connection that has gone already
             plain.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
             for option, value in _KEEPALIVE:
                 plain.setsockopt(socket.IPPROTO_TCP, option, value)
+
+    @property
+    def description(self) -> dict[str, object]:
+        """Who and where the other end is, for a line of the log."""
+        peername = None
+        if self._transport is not None:
+            peername = self._transport.get_extra_info("peername")
+        shown = sorted(map(str, self.certificate.names))[:_NAMES_LOGGED]
+        return {"address": peername[0] if peername else None, "names": shown}
+
+    def is_our_own(self, contexts: TlsContexts) -> bool:
+        """Whether the other end shows the certificate that we show: we have come to ourselves."""
+        return self.certificate.leaf in (contexts.leaf, self.contexts.leaf)
 
     def connection_lost(self, exc: Exception | None) -> None:  # noqa: ARG002 - asyncio names it
         if not self._closed.done():

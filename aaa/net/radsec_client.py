@@ -14,6 +14,7 @@ from collections.abc import Callable, Sequence
 from typing import Final
 
 from aaa.net.radsec_link import Link, Request, Watchdog
+from aaa.net.radsec_transactions import RadsecTransaction
 from aaa.net.radsec_upstream import ClientLimits, RadsecTarget, Upstream
 from aaa.net.tls import TlsContexts
 from aaa.radius import counters as names
@@ -48,6 +49,9 @@ class RadsecClient:
         if not targets:
             raise LocalError("expected at least one server")
         self._loop = asyncio.get_running_loop()
+        # Gets the Disconnect- and CoA-Requests that servers send over these connections, each with
+        # the target's peer; without it they are counted and not answered.
+        self.on_requests: Callable[[list[RadsecTransaction]], None] | None = None
         self._counters = counters
         self._limits = limits or ClientLimits()
         timing = watchdog or Watchdog()
@@ -65,7 +69,7 @@ class RadsecClient:
     async def exchange(
         self, code: int, attributes: Attributes, *, deadline_s: float | None = None
     ) -> VerifiedResponse:
-        """The authentic response to one request (Access-Request or Status-Server).
+        """The authentic response to one request, of any code that is one.
 
         Raises `NoAnswer` when the deadline has passed or two connections have died under it,
         `Unavailable` with too many waiting, and `LocalError` for attributes that do not fit.  The

@@ -1,4 +1,4 @@
-"""One connection of a RADIUS client over TLS: identifiers, responses, and the watchdog.
+"""One connection of a RADIUS client over TLS: its requests, the watchdog, what the server asks.
 
 Which of several connections a request takes is aaa.net.radsec_client's affair.
 """
@@ -7,38 +7,32 @@ from __future__ import annotations
 
 import asyncio
 import random
-from collections import deque
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Final, Protocol
 
+from aaa.net.identifiers import Identifiers, identifiers_of
 from aaa.net.packet_connection import PacketConnection
+from aaa.net.radsec_transactions import Incoming, RadsecTransaction
 from aaa.net.tls import TlsContexts
 from aaa.radius import counters as names
 from aaa.radius.counters import Counters
 from aaa.radius.errors import BadAuthenticator, MalformedPacket
 from aaa.radius.packet import (
-    ACCESS_ACCEPT,
-    ACCESS_CHALLENGE,
-    ACCESS_REJECT,
-    RADSEC_SECRET,
+    RESPONSES,
     STATUS_SERVER,
     Attributes,
     Packet,
     VerifiedResponse,
-    decode,
-    encode_request,
     proxy_states,
-    verify_response,
 )
+from aaa.radius.tls_peers import TlsPeer
 
-WATCHDOG_IDENTIFIER: Final = 0  # RFC 6613 §2.6.5: reserved on each connection
-IDENTIFIERS: Final = 255  # the others
 # So many requests given up without any response, and a connection takes no more: their identifiers
 # are not free, or a late response would be taken for another request's.
 RETIRED_AT: Final = 128
-_RESPONSES: Final = frozenset({ACCESS_ACCEPT, ACCESS_REJECT, ACCESS_CHALLENGE})
-_PACKETS_A_TURN: Final = 1 << 16  # all that are there: no more than `IDENTIFIERS` are awaited
+REQUESTS_IN_FLIGHT: Final = 256  # of the server's own; more are dropped
+_PACKETS_A_TURN: Final = 1 << 16  # all that are there
 _JITTER: Final = 0.1
 
 
@@ -74,6 +68,17 @@ class _Sent:
 class LinkOwner(Protocol):
     """Who is told what becomes of a link."""
 
+    @property
+    def peer(self) -> TlsPeer:
+        """The server at the other end."""
+
+    @property
+    def requests_taken(self) -> frozenset[int]:
+        """Codes of the server's own requests that `on_requests` gets; others are passed over."""
+
+    def on_requests(self, transactions: list[RadsecTransaction]) -> None:
+        """Verified requests that the server has sent (draft-ietf-radext-reverse-coa)."""
+
     def admit(self, link: Link) -> bool:
         """After the handshake: whether it is the server that was meant."""
 
@@ -102,17 +107,18 @@ class Link(PacketConnection):
         watchdog: Watchdog,
         entropy: Callable[[int], bytes],
     ) -> None:
-        super().__init__()
+        super().__init__(contexts)
         self._owner = owner
-        self.contexts = contexts  # those of its handshake
         self._counters = counters
         self._watchdog = watchdog
         self._entropy = entropy
         self._idle_s = watchdog.idle_s * (1 + random.uniform(-_JITTER, _JITTER))  # noqa: S311
-        self._free = deque(range(1, IDENTIFIERS + 1))  # longest unused first
+        self._identifiers: Identifiers = identifiers_of(self.form, entropy, has_watchdog=True)
+        self._incoming = Incoming(counters)
         self._sent: dict[int, _Sent] = {}
         self._given_up = 0
         self._asked_at: float | None = None  # when a watchdog was sent that is not answered
+        self._asked_as: int | None = None  # its identifier
         self._owed_since: float | None = None
         self._ticker: asyncio.TimerHandle | None = None
         self.usable_since: float | None = None
@@ -125,7 +131,7 @@ class Link(PacketConnection):
     @property
     def pending(self) -> int:
         """Requests that somebody waits for."""
-        return len(self._sent) - self._given_up - (WATCHDOG_IDENTIFIER in self._sent)
+        return len(self._sent) - self._given_up - (self._asked_as is not None)
 
     @property
     def retired(self) -> bool:
@@ -133,13 +139,14 @@ class Link(PacketConnection):
 
     @property
     def takes_requests(self) -> bool:
-        return self.usable and bool(self._free) and not self.retired and self.is_open
+        return self.usable and self._identifiers.has_room and not self.retired and self.is_open
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         super().connection_made(transport)
         if not self._owner.admit(self):
             self.abort()
             return
+        self._identifiers = identifiers_of(self.form, self._entropy, has_watchdog=True)
         self._ask()
         self._tick()
 
@@ -155,18 +162,21 @@ class Link(PacketConnection):
 
     def transmit(self, request: Request) -> None:
         """Sends it under an identifier of this connection; only while `takes_requests`."""
-        identifier = self._free.popleft()
-        authenticator = self._entropy(16)
-        octets = encode_request(
-            request.code, identifier, authenticator, request.attributes, RADSEC_SECRET
-        )
-        self._sent[identifier] = _Sent(request.code, authenticator, request)
+        identifier = self._identifiers.take()
+        octets = self._write(request.code, identifier, request.attributes, request)
         request.link, request.identifier = self, identifier
         request.sends_left -= 1
         if self._owed_since is None:
             self._owed_since = self._loop.time()
         self._counters.add(names.CLIENT_SENT)
         self.send(octets)
+
+    def _write(
+        self, code: int, identifier: int, attributes: Attributes, request: Request | None
+    ) -> bytes:
+        octets = self.form.encode_request(code, identifier, attributes, self._entropy)
+        self._sent[identifier] = _Sent(code, octets[4:20], request)
+        return octets
 
     def give_up(self, request: Request) -> None:
         """Nobody waits for it any more; its identifier stays taken until its response comes."""
@@ -182,9 +192,18 @@ class Link(PacketConnection):
 
     def data_received(self, data: bytes) -> None:
         self._stream.feed(data)
+        requests: list[RadsecTransaction] = []
         try:
             for octets in self._stream.take(_PACKETS_A_TURN):
-                self._on_packet(decode(octets, signed=False))
+                packet = self.form.decode(octets, signed=False)
+                if packet.code in self._owner.requests_taken:
+                    requests += self._begin(packet)
+                elif packet.code in RESPONSES:
+                    self._on_response(packet)
+                else:
+                    self._counters.add(names.UNSUPPORTED)
+            if requests:
+                self._owner.on_requests(requests)
         except MalformedPacket:
             self._counters.add(names.CLIENT_MALFORMED)
             self.abort()
@@ -192,23 +211,51 @@ class Link(PacketConnection):
             self._counters.add(names.CLIENT_BAD_AUTHENTICATOR)
             self.abort()
 
-    def _on_packet(self, packet: Packet) -> None:
+    def _begin(self, packet: Packet) -> list[RadsecTransaction]:
+        """The transaction of a request, if it is a new one and there is room for it.
+
+        Reading does not stop where there is none: the responses to us come the same way.
+        """
+        request = self.form.verify_request(packet)
+        self.last_received = self._loop.time()
+        if self._incoming.in_flight >= REQUESTS_IN_FLIGHT:
+            self._counters.add(names.OVERLOAD)
+            return []
+        begun = self._incoming.begin(self, self._owner.peer, request, self.last_received)
+        if isinstance(begun, bytes):
+            self.send(begun)
+        elif begun is not None:
+            self._counters.add(names.REQUESTS)
+            return [begun]
+        return []
+
+    def answer(self, transaction: RadsecTransaction, code: int, octets: bytes) -> None:  # noqa: ARG002 - counted by who accepts connections
+        awaited = self._incoming.answered(transaction, octets, self._loop.time())
+        if awaited and self.is_open:
+            self.send(octets)
+        else:
+            self._counters.add(names.ABANDONED)
+
+    def forget(self, transaction: RadsecTransaction) -> None:
+        self._incoming.forgotten(transaction)
+
+    def _on_response(self, packet: Packet) -> None:
         """Raises what closes the connection (RFC 6613 §2.6.4)."""
         sent = self._sent.get(packet.identifier)
-        if sent is None or packet.code not in _RESPONSES:
+        if sent is None:
             self._counters.add(names.CLIENT_UNEXPECTED)
             return
-        response = verify_response(
-            packet, sent.authenticator, RADSEC_SECRET, request_code=sent.code
-        )
+        response = self.form.verify_response(packet, sent.authenticator, sent.code)
         del self._sent[packet.identifier]
+        was_watchdog = packet.identifier == self._asked_as
+        if was_watchdog:
+            self._asked_at = self._asked_as = None
         self._on_life()
-        if packet.identifier == WATCHDOG_IDENTIFIER:
-            self._asked_at = None
+        if was_watchdog:
             if self.usable_since is None:
                 self.usable_since = self.last_received
         else:
-            self._free.append(packet.identifier)
+            self._identifiers.give_back(packet.identifier)
             if sent.request is None:
                 self._given_up -= 1
             else:
@@ -232,14 +279,11 @@ class Link(PacketConnection):
         self.suspect = False
 
     def _ask(self) -> None:
-        if WATCHDOG_IDENTIFIER in self._sent:
+        if self._asked_as is not None:
             return
-        authenticator = self._entropy(16)
-        self._sent[WATCHDOG_IDENTIFIER] = _Sent(STATUS_SERVER, authenticator, None)
+        self._asked_as = self._identifiers.take_for_watchdog()
         self._asked_at = self._loop.time()
-        self.send(
-            encode_request(STATUS_SERVER, WATCHDOG_IDENTIFIER, authenticator, (), RADSEC_SECRET)
-        )
+        self.send(self._write(STATUS_SERVER, self._asked_as, (), None))
 
     def _tick(self) -> None:
         """Looks whether it is time to ask, or to believe that nobody is there."""

@@ -1,7 +1,8 @@
 """The server side of RADIUS over TLS (RFC 6614): from connections to verified requests and back.
 
 It is to TLS what aaa.serve.radius_server is to UDP, and its transactions have the same shape.  What
-a request is answered with is the caller's; nothing here knows of a registration.
+a request is answered with is the caller's; nothing here knows of a registration.  What one
+connection reads, holds and sends is aaa.net.server_connection's affair.
 """
 
 from __future__ import annotations
@@ -9,163 +10,38 @@ from __future__ import annotations
 import asyncio
 import socket
 from collections.abc import Callable
-from dataclasses import dataclass
-from typing import Final
 
-from aaa.net.packet_connection import SHUTDOWN_S, PacketConnection
+import structlog
+
+from aaa.net.packet_connection import SHUTDOWN_S
+from aaa.net.radsec_transactions import RadsecTransaction
+from aaa.net.server_connection import ServerConnection, ServerLimits
 from aaa.net.tls import TlsContexts
 from aaa.net.tls_acceptor import TlsAcceptor
 from aaa.net.udp import Address
 from aaa.radius import counters as names
 from aaa.radius.counters import Counters
-from aaa.radius.duplicates import DuplicateTable, RequestKey, Standing
-from aaa.radius.errors import BadAuthenticator, MalformedPacket
+from aaa.radius.errors import BadAuthenticator, MalformedPacket, NoAnswer
 from aaa.radius.packet import (
-    ACCESS_ACCEPT,
-    ACCESS_REQUEST,
-    RADSEC_SECRET,
+    RESPONSES,
     STATUS_SERVER,
     Attributes,
     Packet,
     VerifiedRequest,
-    decode,
-    encode_response,
-    verify_request,
+    VerifiedResponse,
 )
+from aaa.radius.ports import AUTHENTICATION, Port
 from aaa.radius.tls_peers import TlsPeer, TlsPeerTable
 from kdc.crypto.certificates import CertificateRefused
 
-_REQUESTS: Final = frozenset({ACCESS_REQUEST, STATUS_SERVER})
-_HERE: Final = ("", 0)  # a connection's table of duplicates is its own (RFC 6613 §2.6.1)
-
-
-@dataclass(frozen=True, slots=True)
-class ServerLimits:
-    """What peers and strangers may take of a server."""
-
-    connections: int = 1024
-    connections_per_peer: int = 16
-    handshakes: int = 128  # under way
-    handshake_s: float = 5.0
-    in_flight: int = 256  # requests of one connection; reading stops there until half are done
-    idle_s: float = 300.0  # a connection without a packet; a client's watchdog has 30 s
-    stall_s: float = 10.0  # how long a client may leave its responses unread
-
-
-@dataclass(slots=True, eq=False)
-class RadsecTransaction:
-    """One verified Access-Request of a peer, answered or forgotten exactly once."""
-
-    connection: ServerConnection
-    client: TlsPeer
-    request: VerifiedRequest
-    key: RequestKey
-    _finished: bool = False
-
-    def respond(self, code: int, attributes: Attributes) -> None:
-        """Signs and sends; nothing if the connection or the client has gone on meanwhile."""
-        if not self._finished:
-            octets = encode_response(code, self.request, attributes, RADSEC_SECRET)
-            self._finished = True
-            self.connection.answer(self, code, octets)
-
-    def forget(self) -> None:
-        """No answer: the client gives up by its own deadline."""
-        if not self._finished:
-            self._finished = True
-            self.connection.forget(self)
-
-
-class ServerConnection(PacketConnection):
-    """One accepted connection; `in_flight` counts the transactions that are not finished."""
-
-    def __init__(self, server: RadsecServer, contexts: TlsContexts) -> None:
-        super().__init__()
-        self._server = server
-        self.contexts = contexts  # those of its handshake
-        self.peer: TlsPeer | None = None
-        self.duplicates = DuplicateTable(maximum_entries=2 * 256)
-        self.in_flight = 0
-        self.stalled_since: float | None = None
-        self._full = False  # no more requests before half of those in flight are done
-
-    def connection_made(self, transport: asyncio.BaseTransport) -> None:
-        super().connection_made(transport)
-        self.peer = self._server.admit(self)
-        if self.peer is None:
-            self.abort()
-
-    def connection_lost(self, exc: Exception | None) -> None:
-        super().connection_lost(exc)
-        self._server.on_lost(self)
-
-    def data_received(self, data: bytes) -> None:
-        self._stream.feed(data)
-        self._work()
-
-    def _work(self) -> None:
-        """Takes as many packets as there is room for and hands them on in batches."""
-        limit = self._server.limits.in_flight
-        while self.peer is not None and self.is_open and not self._full:
-            if self.stalled_since is not None:
-                return
-            if not self._server.on_readable(self, self.peer, limit - self.in_flight):
-                return
-            if self.in_flight >= limit and self._transport is not None:
-                self._full = True
-                self._transport.pause_reading()
-
-    def take(self, maximum: int) -> list[Packet]:
-        """Raises `MalformedPacket`."""
-        packets = [decode(octets) for octets in self._stream.take(maximum)]
-        if packets:
-            self.last_received = self._loop.time()
-        return packets
-
-    def answer(self, transaction: RadsecTransaction, code: int, octets: bytes) -> None:
-        now = self._loop.time()
-        authenticator = transaction.request.authenticator
-        if self.is_open and self.duplicates.answer(transaction.key, authenticator, octets, now):
-            self._server.counters.add(names.of_response(code))
-            self.send(octets)
-        else:
-            self._server.counters.add(names.ABANDONED)
-        self._finish_one()
-
-    def forget(self, transaction: RadsecTransaction) -> None:
-        self.duplicates.forget(transaction.key, transaction.request.authenticator)
-        self._finish_one()
-
-    def _finish_one(self) -> None:
-        self.in_flight -= 1
-        if self._full and self.in_flight <= self._server.limits.in_flight // 2:
-            self._full = False
-            self._loop.call_soon(self._read_again)
-        self._server.on_finished()
-
-    def _read_again(self) -> None:
-        if self.is_open and self._transport is not None and not self._server.stopping:
-            self._work()
-            if not self._full and self.stalled_since is None:
-                self._transport.resume_reading()
-
-    def pause_writing(self) -> None:
-        """The client does not read: it shall not ask for more either."""
-        self.stalled_since = self._loop.time()
-        self.stop_reading()
-
-    def resume_writing(self) -> None:
-        self.stalled_since = None
-        if not self._full:
-            self._loop.call_soon(self._read_again)
-
-    def stop_reading(self) -> None:
-        if self._transport is not None:
-            self._transport.pause_reading()
+log = structlog.get_logger("aaa.radsec")
 
 
 class RadsecServer:
-    """`on_requests` gets the verified Access-Requests of what one connection had to read."""
+    """`on_requests` gets the verified requests of what one connection had to read.
+
+    Which codes those are, and what answers a Status-Server, is for `port` to say.
+    """
 
     def __init__(
         self,
@@ -174,12 +50,15 @@ class RadsecServer:
         counters: Counters,
         on_requests: Callable[[list[RadsecTransaction]], None],
         *,
+        port: Port = AUTHENTICATION,
         limits: ServerLimits | None = None,
     ) -> None:
         self._loop = asyncio.get_running_loop()
         self._peers = peers
         self._contexts = contexts
         self._on_requests = on_requests
+        self._port = port
+        self._codes = port.codes
         self.counters = counters
         self.limits = limits or ServerLimits()
         self.stopping = False
@@ -210,7 +89,7 @@ class RadsecServer:
     async def _handshake(self, accepted: socket.socket) -> None:
         contexts = self._contexts
         await self._loop.connect_accepted_socket(
-            lambda: ServerConnection(self, contexts),
+            lambda: ServerConnection(self, contexts, self.counters, self.limits),
             accepted,
             ssl=contexts.server,
             ssl_handshake_timeout=self.limits.handshake_s,
@@ -220,26 +99,34 @@ class RadsecServer:
     def admit(self, connection: ServerConnection) -> TlsPeer | None:
         """Whose a connection is after its handshake, or None: it is closed then."""
         peer = self._judge(connection)
-        if peer is None:
-            self.counters.add(names.RADSEC_UNKNOWN_PEER)
-            return None
-        if self.stopping or not self._has_room_for(peer):
-            self.counters.add(names.RADSEC_NO_ROOM)
+        if isinstance(peer, TlsPeer) and (self.stopping or not self._has_room_for(peer)):
+            peer = names.RADSEC_NO_ROOM
+        if not isinstance(peer, TlsPeer):
+            self.counters.add(peer)
+            log.warning("refused", reason=peer, **connection.description)
             return None
         self._connections.add(connection)
         self.counters.add(names.RADSEC_OPENED)
+        log.info("connected", peer=peer.name, version=connection.form.version)
         return peer
 
-    def _judge(self, connection: ServerConnection) -> TlsPeer | None:
-        """The peer by the names and, if its handshake was with an older trust, by today's."""
+    def _judge(self, connection: ServerConnection) -> TlsPeer | str:
+        """The peer by the names and, if its handshake was with an older trust, by today's.
+
+        Else the name of the counter that says why it is nobody's.
+        """
+        if not connection.agreed:
+            return names.RADSEC_NO_VERSION
+        if connection.is_our_own(self._contexts):
+            return names.RADSEC_SELF
         if connection.resumed:
-            return None
+            return names.RADSEC_UNKNOWN_PEER
         if connection.contexts is not self._contexts:
             try:
                 connection.certificate.check_client(self._contexts.trust)
             except CertificateRefused:
-                return None
-        return self._peers.find(connection.certificate.names)
+                return names.RADSEC_UNKNOWN_PEER
+        return self._peers.find(connection.certificate.names) or names.RADSEC_UNKNOWN_PEER
 
     def _has_room_for(self, peer: TlsPeer) -> bool:
         if len(self._connections) >= self.limits.connections:
@@ -264,10 +151,12 @@ class RadsecServer:
         try:
             packets = connection.take(maximum)
             requests = [
-                verify_request(packet, RADSEC_SECRET)
+                connection.form.verify_request(packet)
                 for packet in packets
-                if packet.code in _REQUESTS
+                if packet.code in self._codes
             ]
+            if len(requests) < len(packets):
+                self._take_others(connection, packets)
         except MalformedPacket:
             self.counters.add(names.MALFORMED)
             connection.abort()
@@ -276,8 +165,6 @@ class RadsecServer:
             self.counters.add(names.BAD_AUTHENTICATOR)
             connection.abort()
             return False
-        if len(requests) < len(packets):
-            self.counters.add(names.UNSUPPORTED, len(packets) - len(requests))
         admitted = [self._begin(connection, peer, request) for request in requests]
         transactions = [transaction for transaction in admitted if transaction is not None]
         if transactions:
@@ -285,25 +172,58 @@ class RadsecServer:
             self._on_requests(transactions)
         return bool(packets)
 
+    def _take_others(self, connection: ServerConnection, packets: list[Packet]) -> None:
+        """Responses to requests of ours, and what is nothing to us: it is passed over."""
+        for packet in packets:
+            if packet.code in self._codes:
+                continue
+            if packet.code in RESPONSES and connection.reverse is not None:
+                connection.reverse.on_response(packet)
+            else:
+                self.counters.add(names.UNSUPPORTED)
+
     def _begin(
         self, connection: ServerConnection, peer: TlsPeer, request: VerifiedRequest
     ) -> RadsecTransaction | None:
-        if request.code == STATUS_SERVER:  # RFC 5997 §3: answered with an Access-Accept
+        if request.code == STATUS_SERVER and self._port.status_answer is not None:  # RFC 5997 §3
             self.counters.add(names.STATUS_SERVER)
-            connection.send(encode_response(ACCESS_ACCEPT, request, (), RADSEC_SECRET))
+            answer = connection.form.encode_response(self._port.status_answer, request, ())
+            connection.send(answer)
             return None
-        key = RequestKey(_HERE, _HERE, request.code, request.identifier)
-        standing = connection.duplicates.on_request(key, request.authenticator, self._loop.time())
-        if isinstance(standing, bytes):
-            self.counters.add(names.DUPLICATE_ANSWERED)
-            connection.send(standing)
+        begun = connection.incoming.begin(connection, peer, request, self._loop.time())
+        if isinstance(begun, bytes):
+            connection.send(begun)
             return None
-        if standing is not Standing.NEW:
-            overload = standing is Standing.OVERLOAD
-            self.counters.add(names.OVERLOAD if overload else names.DUPLICATE_IN_PROGRESS)
-            return None
-        connection.in_flight += 1
-        return RadsecTransaction(connection, peer, request, key)
+        return begun
+
+    def has_connection(self, peer_name: str) -> bool:
+        """Whether `exchange` has a way to the peer of this name now."""
+        return self._best_of(peer_name) is not None
+
+    async def exchange(
+        self, peer_name: str, code: int, attributes: Attributes, deadline_s: float
+    ) -> VerifiedResponse:
+        """The response of a peer that has come to us to one request, by a connection of its own.
+
+        Raises `NoAnswer` without a connection, when it is lost, or when the deadline has passed,
+        `Unavailable` with too many outstanding, and `LocalError` for attributes that do not fit.
+        """
+        best = self._best_of(peer_name)
+        if best is None or best.reverse is None:
+            raise NoAnswer("no connection of this peer")
+        return await best.reverse.exchange(code, attributes, deadline_s=deadline_s)
+
+    def _best_of(self, peer_name: str) -> ServerConnection | None:
+        """The one with the fewest requests of ours, of those the one last heard of."""
+        return min(
+            (
+                each
+                for each in self._connections
+                if each.peer is not None and each.peer.name == peer_name and each.can_be_asked
+            ),
+            key=lambda each: (each.asked, -each.last_received),
+            default=None,
+        )
 
     def on_lost(self, connection: ServerConnection) -> None:
         self._connections.discard(connection)
@@ -336,6 +256,7 @@ class RadsecServer:
         for connection in list(self._connections):
             if self._judge(connection) != connection.peer:
                 self.counters.add(names.RADSEC_REVOKED)
+                log.warning("closed", reason=names.RADSEC_REVOKED, **connection.description)
                 connection.abort()
 
     def stop_receiving(self) -> None:

@@ -11,17 +11,23 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Final, Protocol
 
+import structlog
+
 from aaa.net.packet_connection import SHUTDOWN_S
 from aaa.net.radsec_link import Link, Request
+from aaa.net.radsec_transactions import RadsecTransaction
 from aaa.net.tls import TlsContexts
 from aaa.net.udp import Address
 from aaa.radius import counters as names
 from aaa.radius.counters import Counters
+from aaa.radius.ports import DYNAMIC_AUTHORIZATION
 from aaa.radius.tls_peers import TlsPeer
 from kdc.crypto.certificates import CertificateRefused
 
 _STABLE_S: Final = 5.0  # a connection that has served so long was no failed attempt
 _MAXIMUM_DOUBLINGS: Final = 32
+
+log = structlog.get_logger("aaa.radsec")
 
 
 @dataclass(frozen=True, slots=True)
@@ -46,6 +52,8 @@ class ClientLimits:
 
 class Dispatcher(Protocol):
     """Who has requests for the connections."""
+
+    on_requests: Callable[[list[RadsecTransaction]], None] | None
 
     def on_room(self) -> None:
         """A request that waits may find a connection now, or has to look for another server."""
@@ -85,6 +93,19 @@ class Upstream:
     @property
     def links(self) -> list[Link]:
         return self._links
+
+    @property
+    def peer(self) -> TlsPeer:
+        return self._target.peer
+
+    @property
+    def requests_taken(self) -> frozenset[int]:
+        nobody = self._dispatcher.on_requests is None or self._closing
+        return frozenset() if nobody else DYNAMIC_AUTHORIZATION.requests
+
+    def on_requests(self, transactions: list[RadsecTransaction]) -> None:
+        assert self._dispatcher.on_requests is not None
+        self._dispatcher.on_requests(transactions)
 
     @property
     def healthy(self) -> list[Link]:
@@ -144,12 +165,24 @@ class Upstream:
         """Whether the certificate has a name of the server that is meant (RFC 6614 §2.3)."""
         if self._closing:
             return False
-        if not self._is_meant(link):
-            self._counters.add(names.RADSEC_CLIENT_WRONG_NAME)
+        refused = self._refusal(link)
+        if refused is not None:
+            self._counters.add(refused)
+            log.warning(
+                "refused", server=self._target.peer.name, reason=refused, **link.description
+            )
             return False
         self._links.append(link)
         self._counters.add(names.RADSEC_CLIENT_OPENED)
         return True
+
+    def _refusal(self, link: Link) -> str | None:
+        """Which counter says why a connection is not used; None where it is."""
+        if not link.agreed:
+            return names.RADSEC_CLIENT_NO_VERSION
+        if link.is_our_own(self._contexts):
+            return names.RADSEC_CLIENT_SELF
+        return None if self._is_meant(link) else names.RADSEC_CLIENT_WRONG_NAME
 
     def _is_meant(self, link: Link) -> bool:
         name = self._target.peer.matches(link.certificate.names)
@@ -184,7 +217,7 @@ class Upstream:
     def reload(self, contexts: TlsContexts) -> None:
         self._contexts = contexts
         for link in list(self._links):
-            if not self._is_meant(link):
+            if self._refusal(link) is not None:
                 self._counters.add(names.RADSEC_CLIENT_REVOKED)
                 link.abort()
 

@@ -6,7 +6,9 @@ Which peer a name belongs to is aaa.radius.tls_peers'.
 
 from __future__ import annotations
 
+import re
 import ssl
+from collections.abc import Collection
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from ipaddress import ip_address
@@ -22,6 +24,12 @@ from kdc.errors import LocalError
 # are OpenSSL's own.  RFC 6614 §2.3's RSA and 3DES suites have neither.
 _CIPHERS: Final = "ECDHE+AESGCM:ECDHE+CHACHA20"
 _LARGEST_FILE_OCTETS: Final = 4 * 1024 * 1024
+_FIRST_CERTIFICATE: Final = re.compile(
+    rb"-----BEGIN CERTIFICATE-----.*?-----END CERTIFICATE-----", re.DOTALL
+)
+# RFC 9765 §3: the version of RADIUS is agreed by ALPN; who offers none speaks 1.0.
+_NEWEST_FIRST: Final = ("1.1", "1.0")
+_NO_ALPN: Final = "1.0"
 
 
 @dataclass(frozen=True, slots=True)
@@ -41,6 +49,8 @@ class TlsContexts:
     server: ssl.SSLContext
     client: ssl.SSLContext
     trust: Trust
+    leaf: bytes  # our own certificate, DER
+    versions: frozenset[str] = frozenset({"1.0"})  # of RADIUS, that we speak
 
 
 @dataclass(frozen=True, slots=True)
@@ -60,8 +70,11 @@ class PeerCertificate:
         check_server(trust, self.leaf, self.intermediates, name=name, now=datetime.now(UTC))
 
 
-def load_contexts(files: TlsFiles) -> TlsContexts:
-    """Reads all files at once; raises `LocalError` naming the file and what was expected of it."""
+def load_contexts(files: TlsFiles, versions: Collection[str] = ("1.0",)) -> TlsContexts:
+    """Reads all files at once; raises `LocalError` naming the file and what was expected of it.
+
+    `versions` of RADIUS, "1.0" and "1.1", are offered and taken (RFC 9765 §3.3).
+    """
     authorities = _read(files.authorities)
     revocations = _read(files.revocations) if files.revocations is not None else None
     try:
@@ -78,15 +91,30 @@ def load_contexts(files: TlsFiles) -> TlsContexts:
     except ValueError as error:
         raise _fault(files.key, str(error)) from None
     return TlsContexts(
-        server=_context(ssl.PROTOCOL_TLS_SERVER, files, authorities),
-        client=_context(ssl.PROTOCOL_TLS_CLIENT, files, authorities),
+        server=_context(ssl.PROTOCOL_TLS_SERVER, files, authorities, versions),
+        client=_context(ssl.PROTOCOL_TLS_CLIENT, files, authorities, versions),
         trust=trust,
+        leaf=_own_certificate(files.certificate),
+        versions=frozenset(versions),
     )
 
 
-def _context(protocol: int, files: TlsFiles, authorities: bytes) -> ssl.SSLContext:
+def _own_certificate(file: Path) -> bytes:
+    """The first one of the file, DER."""
+    found = _FIRST_CERTIFICATE.search(_read(file))
+    if found is None:
+        raise _fault(file, "expected a certificate in PEM, and its key")
+    return ssl.PEM_cert_to_DER_cert(found[0].decode("ascii", "replace"))
+
+
+def _context(
+    protocol: int, files: TlsFiles, authorities: bytes, versions: Collection[str]
+) -> ssl.SSLContext:
     context = ssl.SSLContext(protocol)
     context.minimum_version = ssl.TLSVersion.TLSv1_2
+    if "1.0" not in versions:  # RFC 9765 §3.4; see `agreed_version` for both
+        context.minimum_version = ssl.TLSVersion.TLSv1_3
+    context.set_alpn_protocols([f"radius/{each}" for each in _NEWEST_FIRST if each in versions])
     # Names are matched by us: OpenSSL would take wildcards.
     context.check_hostname = False
     context.verify_mode = ssl.CERT_REQUIRED
@@ -170,3 +198,16 @@ def peer_certificate(connection: ssl.SSLObject) -> PeerCertificate:
 def was_resumed(connection: ssl.SSLObject) -> bool:
     """Whether the session stands on the verification of an earlier one."""
     return bool(connection.session_reused)
+
+
+def agreed_version(connection: ssl.SSLObject, versions: Collection[str]) -> str | None:
+    """The version of RADIUS that a handshake has agreed on; None: none that we speak.
+
+    Python's ssl cannot send the alert of RFC 9765 §3.3: such a connection is closed after its
+    handshake.  1.1 needs TLS 1.3 (§3.4).
+    """
+    protocol = connection.selected_alpn_protocol()
+    version = protocol.removeprefix("radius/") if protocol is not None else _NO_ALPN
+    if version not in versions or (version == "1.1" and connection.version() != "TLSv1.3"):
+        return None
+    return version

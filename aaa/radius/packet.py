@@ -55,7 +55,7 @@ RESPONSES_TO: Final = {
 # and so is a Message-Authenticator beside it (RFC 5176 §3.4).
 _SIGNED_REQUESTS: Final = frozenset({ACCOUNTING_REQUEST, DISCONNECT_REQUEST, COA_REQUEST})
 _ACCESS_RESPONSES: Final = RESPONSES_TO[ACCESS_REQUEST]
-_RESPONSES: Final = frozenset().union(*RESPONSES_TO.values())
+RESPONSES: Final = frozenset().union(*RESPONSES_TO.values())
 # Access packets (PROTOCOL section 9), Status-Server (RFC 5997 §3), dynamic authorization
 # (PROTOCOL section 9); of accounting a Message-Authenticator only has to be right.
 _MUST_BE_AUTHENTICATED: Final = _ACCESS_RESPONSES | {
@@ -114,7 +114,7 @@ def decode(octets: bytes, *, signed: bool = True) -> Packet:
         raise MalformedPacket("shorter than Length")
     if available > length:
         octets = octets[:length]  # RFC 2865 §3: octets beyond Length are padding
-    attributes, message_authenticator_at = _read_attributes(octets, length)
+    attributes, message_authenticator_at = read_attributes(octets, length)
     code = octets[0]
     if signed and not message_authenticator_at and code in _MUST_BE_AUTHENTICATED:
         raise MalformedPacket("no Message-Authenticator")
@@ -123,7 +123,14 @@ def decode(octets: bytes, *, signed: bool = True) -> Packet:
     )
 
 
-def _read_attributes(octets: bytes, length: int) -> tuple[list[Attribute], int]:
+def read_attributes(
+    octets: bytes, length: int, *, signed: bool = True
+) -> tuple[list[Attribute], int]:
+    """All attributes behind the header, and where the Message-Authenticator's 16 octets begin.
+
+    Where packets are not signed one is an attribute like another, and at 0.  Raises
+    `MalformedPacket`.
+    """
     attributes: list[Attribute] = []
     message_authenticator_at = 0
     position = HEADER_OCTETS
@@ -133,7 +140,7 @@ def _read_attributes(octets: bytes, length: int) -> tuple[list[Attribute], int]:
         end = position + octets[position + 1]
         if not position + 2 <= end <= length or not kind:
             raise MalformedPacket("attribute type or length")
-        if kind == MESSAGE_AUTHENTICATOR:
+        if signed and kind == MESSAGE_AUTHENTICATOR:
             if message_authenticator_at or end - position != _MESSAGE_AUTHENTICATOR_OCTETS:
                 raise MalformedPacket("Message-Authenticator twice or of another length")
             message_authenticator_at = position + 2
@@ -243,8 +250,8 @@ def encode_request(
     """
     if code not in RESPONSES_TO or len(authenticator) != 16:
         raise LocalError("not a request that is sent here")
-    body = _write_attributes(attributes)
-    header = _write_header(code, identifier, body)
+    body = write_attributes(attributes)
+    header = write_header(code, identifier, body)
     if code in _SIGNED_REQUESTS:
         return _sign(header, _ZEROS, body, secret)
     signature = hmac.digest(secret.reveal(), header + authenticator + body, "md5")
@@ -278,18 +285,18 @@ def encode_response(
     and servers do not agree what it would be made over (FreeRADIUS 3.2.1: zeros, radsecproxy: the
     request's authenticator), so that any would be refused by somebody.
     """
-    if code not in _RESPONSES:
+    if code not in RESPONSES:
         raise LocalError("not a response that is sent here")
-    body = _write_attributes(attributes, request.attributes)
+    body = write_attributes(attributes, request.attributes)
     if request.code == ACCOUNTING_REQUEST and code == ACCOUNTING_RESPONSE:
         body = body[_MESSAGE_AUTHENTICATOR_OCTETS:]
-        header = _write_header(code, request.identifier, body)
+        header = write_header(code, request.identifier, body)
         return _sign_hash(header, request.authenticator, body, secret)
-    header = _write_header(code, request.identifier, body)
+    header = write_header(code, request.identifier, body)
     return _sign(header, request.authenticator, body, secret)
 
 
-def _write_attributes(attributes: Iterable[Attribute], echoed: Attributes | None = None) -> bytes:
+def write_attributes(attributes: Iterable[Attribute], echoed: Attributes | None = None) -> bytes:
     """The attributes behind a zeroed Message-Authenticator; `echoed`: whose Proxy-States follow."""
     parts = [_MESSAGE_AUTHENTICATOR_ZEROED]
     for kind, value in attributes:
@@ -310,7 +317,8 @@ def _write_attributes(attributes: Iterable[Attribute], echoed: Attributes | None
     return b"".join(parts)
 
 
-def _write_header(code: int, identifier: int, body: bytes) -> bytes:
+def write_header(code: int, identifier: int, body: bytes) -> bytes:
+    """The first four octets of a packet; raises `LocalError` if it is too long."""
     length = HEADER_OCTETS + len(body)
     if length > MAXIMUM_OCTETS:
         raise LocalError("packet too long")

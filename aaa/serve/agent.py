@@ -14,22 +14,21 @@ import structlog
 
 from aaa.config import AgentConfig
 from aaa.net.advertisement import write_advertisement
-from aaa.net.mobile_ip import resolve
-from aaa.net.radius_client import RadiusClient, Server
 from aaa.net.udp import Address, Datagram, UdpEndpoint
 from aaa.radius.attributes import decode_access_response, encode_access_request
 from aaa.radius.counters import Counters
 from aaa.radius.errors import MalformedPacket, NoAnswer
-from aaa.radius.packet import ACCESS_REQUEST, Attributes, VerifiedResponse
+from aaa.radius.packet import ACCESS_REQUEST, VerifiedResponse
 from aaa.roles.foreign_agent import Delivery, FaIdentity, ForeignAgent, Relayed
 from aaa.roles.mobile_node import Heard
+from aaa.serve.aaa_server import AaaServer
 from aaa.serve.accounting import Accounting
 from aaa.serve.advertiser import LIFETIME_INTERVALS, Advertiser
 from aaa.serve.agent_sessions import AgentSessions, Told
 from aaa.serve.dynamic_authorization import DynamicAuthorization, dynamic_authorization_server
 from aaa.serve.installed_log import InstalledLog
 from aaa.serve.key_outlet import SaOutlet
-from aaa.serve.process import split_address
+from aaa.serve.process import on_hangup, split_address
 from aaa.serve.radius_server import RadiusServer
 from kdc.errors import LocalError, RemoteError, Unavailable
 from kdc.keyuse.traffic import Party
@@ -47,7 +46,7 @@ class AgentServer:
     """Joins the foreign agent's role to its two sockets."""
 
     def __init__(self, config: AgentConfig, counters: Counters) -> None:
-        agent, radius = config.agent, config.radius
+        agent = config.agent
         self._vendor_id = agent.vendor_id
         self._counters = counters
         self._role = ForeignAgent(
@@ -63,12 +62,7 @@ class AgentServer:
         self._identity = self._role.identity
         self._key_lifetime_s = agent.key_lifetime_s
         self._advertisement_file = agent.advertisement_file
-        self._secret = radius.secret_file
-        self._server = Server(
-            resolve(*split_address(radius.server)), radius.timeout_s, radius.retries
-        )
-        source = radius.source_address
-        self._client = RadiusClient(counters, bind_host=str(source) if source else None)
+        self._server = AaaServer(config, counters)
         self._installed = InstalledLog(agent.state_file)
         self._outlet = SaOutlet(config.keys, Party.FOREIGN_AGENT, counters)
         self._exchanges: set[asyncio.Task[None]] = set()
@@ -88,7 +82,7 @@ class AgentServer:
             self._identity,
             Told(self._outlet, self._installed, self._accounting(config)),
             counters,
-            interim_s=radius.accounting_interim_s,
+            interim_s=config.radius.accounting_interim_s,
         )
         self.dynamic_authorization = DynamicAuthorization(
             self._identity,
@@ -97,9 +91,11 @@ class AgentServer:
             invite=self._advertiser.invite if self._advertiser is not None else None,
         )
         self._disconnects: RadiusServer | None = None
-        if agent.dynamic_authorization_listen is not None:
+        self._server.take_requests(self.dynamic_authorization.on_requests)
+        udp = self._server.by_udp
+        if udp is not None and agent.dynamic_authorization_listen is not None:
             self._disconnects = dynamic_authorization_server(
-                self._server.address, self._secret, self.dynamic_authorization, counters
+                udp.server.address, udp.secret, self.dynamic_authorization, counters
             )
             self._disconnects_at = split_address(agent.dynamic_authorization_listen)
 
@@ -107,16 +103,7 @@ class AgentServer:
         radius = config.radius
         if not radius.accounting:
             return None
-        host, port = self._server.address
-        address = (host, port + 1)  # RFC 2866 §3: 1813 beside 1812
-        if radius.accounting_server is not None:
-            address = resolve(*split_address(radius.accounting_server))
-        server = Server(address, radius.timeout_s, radius.retries)
-
-        async def exchange(code: int, attributes: Attributes) -> VerifiedResponse:
-            return await self._client.exchange(code, attributes, self._secret, server)
-
-        return Accounting(exchange, self._vendor_id, self._counters)
+        return Accounting(self._server.exchange, self._vendor_id, self._counters)
 
     def listen(self, address: Address) -> UdpEndpoint:
         """Where mobile nodes ask, and home if it is configured; raises `OSError`."""
@@ -174,9 +161,7 @@ class AgentServer:
         packet: VerifiedResponse | None = None
         try:
             attributes = encode_access_request(relayed.access, self._vendor_id)
-            packet = await self._client.exchange(
-                ACCESS_REQUEST, attributes, self._secret, self._server
-            )
+            packet = await self._server.exchange(ACCESS_REQUEST, attributes)
         except (NoAnswer, Unavailable):
             pass
         except LocalError:
@@ -222,9 +207,13 @@ class AgentServer:
         """Inside the event loop; raises `LocalError` for a file of keys that is not ours."""
         self._outlet.open()
 
+    def reload(self) -> None:
+        """Reads the certificates again; raises `LocalError`."""
+        self._server.reload()
+
     async def close(self) -> None:
         await self._sessions.close()
-        self._client.close()
+        await self._server.close()
         if self._disconnects is not None:
             self._disconnects.close()
         self._installed.close()
@@ -240,6 +229,7 @@ async def serve_agent(
     counters = Counters()
     server = AgentServer(config, counters)
     try:
+        on_hangup(server.reload, log)
         server.open()
         endpoint = server.listen(split_address(config.agent.listen))
         server.advertise()

@@ -7,23 +7,29 @@ from ipaddress import IPv4Address
 
 from aaa.config import ForeignConfig
 from aaa.config.home import HomeAgentServer
-from aaa.config.servers import UdpServer
+from aaa.config.servers import HopServer
 from aaa.net.mobile_ip import resolve
 from aaa.net.radius_client import Server
 from aaa.radius.pools import HealthPolicy, Pool, Strategy
 from aaa.radius.routing import RealmTable
-from aaa.serve.pools import NextHop, TimedPool
+from aaa.serve.pools import Hop, NextHop, TimedPool
 from aaa.serve.process import split_address
+from aaa.serve.radsec import TlsServers
 
 
-def udp_hop(server: UdpServer, address: str) -> tuple[NextHop, HealthPolicy]:
-    """Where the server is, looked up now, and how it is watched; raises `LocalError`."""
-    where = Server(resolve(*split_address(address)), server.timeout_s, server.retries)
+def hop_to(server: HopServer, address: str, over_tls: TlsServers) -> Hop:
+    """How the server is asked, and how it is watched; raises `LocalError`.
+
+    By UDP `address` is looked up now.  Over TLS there is one address for all.
+    """
     policy = HealthPolicy(
         status_server=server.status_server,
         probe_interval_s=server.probe_interval_s,
         revive_after_s=server.revive_after_s,
     )
+    if server.secret_file is None:
+        return over_tls.to(server.name), policy
+    where = Server(resolve(*split_address(address)), server.timeout_s, server.retries)
     return NextHop(where, server.secret_file), policy
 
 

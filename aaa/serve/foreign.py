@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import os
-from collections.abc import Callable, Iterable
+from collections.abc import Callable
 from ipaddress import ip_network
 from typing import Final
 
@@ -21,12 +21,13 @@ from aaa.radius.counters import Counters
 from aaa.radius.errors import MalformedPacket
 from aaa.radius.routing import realm_of_request
 from aaa.roles.foreign_aaa import Agent, route
-from aaa.serve.configured_pools import home_pools, udp_hop
+from aaa.serve.configured_pools import home_pools, hop_to
 from aaa.serve.foreign_services import ForeignServices, route_finder
 from aaa.serve.forwarding import Forwarder
-from aaa.serve.pools import udp_pools
-from aaa.serve.process import split_address
-from aaa.serve.radius_server import RadiusServer
+from aaa.serve.pools import open_pools
+from aaa.serve.process import on_hangup
+from aaa.serve.radius_front import RadiusFront, tls_side
+from aaa.serve.radsec import TlsServers
 
 COUNTERS_EVERY_S: Final = 60.0
 
@@ -42,14 +43,27 @@ class ForeignServer:
         self._counters = counters
         self._clients = {c.name: _client(c) for c in config.client}
         clients = ClientTable(
-            Client(c.name, ip_network(c.address), (c.secret_file,)) for c in config.client
+            Client(c.name, ip_network(c.by_udp[0]), (c.by_udp[1],))
+            for c in config.client
+            if c.by_udp is not None
         )
         pools = home_pools(config)
         self._find_route = route_finder(config)
-        hops = {item.name: udp_hop(item, item.address) for item in config.home_server}
-        self.radius = RadiusServer(clients, counters, self._on_requests)
-        self._forwarder = Forwarder(udp_pools(hops, pools, counters), counters, "foreign")
-        self._services = ForeignServices(config, self._clients, clients, counters)
+        self._over_tls = TlsServers(
+            config.tls,
+            ((item, item.address) for item in config.home_server),
+            counters,
+            deadline_s=config.foreign.deadline_s,
+        )
+        hops = {
+            item.name: hop_to(item, item.address, self._over_tls) for item in config.home_server
+        }
+        self.radius = RadiusFront(clients, counters, self._on_requests)
+        self._forwarder = Forwarder(open_pools(hops, pools, counters), counters, "foreign")
+        self._services = ForeignServices(
+            config, self._clients, self.radius, self._over_tls, counters
+        )
+        self.radius.add_tls(tls_side(config.foreign.tls_listen, config.tls, config.client))
 
     def _on_requests(self, transactions: list[Transaction]) -> None:
         for transaction in transactions:
@@ -85,23 +99,28 @@ class ForeignServer:
             avoid=frozenset((transaction.client.name,)),
         )
 
-    def listen(self, addresses: Iterable[str]) -> None:
+    def listen(self, by_udp: tuple[str, ...], by_tls: tuple[str, ...]) -> None:
         """Binds these and those of the services; raises `OSError` if one cannot be bound."""
-        for address in addresses:
-            endpoint = self.radius.listen(split_address(address))
-            log.info("listening", address=":".join(map(str, endpoint.address)))
+        self.radius.listen_all(by_udp, by_tls, log)
         self._services.listen()
+
+    def reload(self) -> None:
+        """Reads the certificates again, for both directions; raises `LocalError`."""
+        self.radius.reload()
+        self._over_tls.reload()
 
     async def drain(self) -> None:
         """Takes nothing more in, and waits for what is under way; each ends by its deadline."""
         self.radius.stop_receiving()
         await self._forwarder.drain()
         await self._services.drain()
+        await self.radius.drain()
 
-    def close(self) -> None:
+    async def close(self) -> None:
         self._services.close()
         self._forwarder.close()
-        self.radius.close()
+        await self.radius.close()
+        await self._over_tls.close()
 
 
 def _client(client: ForeignClient) -> Agent | Peer:
@@ -117,7 +136,8 @@ async def serve_foreign(
     counters = Counters()
     server = ForeignServer(config, counters)
     try:
-        server.listen(config.foreign.listen)
+        on_hangup(server.reload, log)
+        server.listen(config.foreign.listen, config.foreign.tls_listen)
         if ready is not None:
             ready()
         while not stop.is_set():
@@ -127,5 +147,5 @@ async def serve_foreign(
                 log.info("counters", **counters.snapshot())
         await server.drain()
     finally:
-        server.close()
+        await server.close()
         log.info("counters", **counters.snapshot())

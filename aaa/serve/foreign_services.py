@@ -22,14 +22,16 @@ from aaa.radius.counters import Counters
 from aaa.radius.ports import ACCOUNTING, DYNAMIC_AUTHORIZATION
 from aaa.roles.foreign_aaa import Agent
 from aaa.roles.foreign_aaa_dynauth import VisitedDomain
-from aaa.serve.configured_pools import home_pools, realm_table, udp_hop
+from aaa.serve.configured_pools import home_pools, hop_to, realm_table
 from aaa.serve.foreign_accounting import AccountingProxy
 from aaa.serve.foreign_dynauth import DynamicAuthorizationProxy
 from aaa.serve.forwarding import Forwarder
-from aaa.serve.peer_requests import Connections, Patience, PeerAddress, PeerRequests
-from aaa.serve.pools import Pools, TimedPool, udp_pools
+from aaa.serve.peer_requests import Patience, PeerAddress, PeerRequests
+from aaa.serve.pools import Pools, TimedPool, open_pools
 from aaa.serve.process import split_address
+from aaa.serve.radius_front import RadiusFront
 from aaa.serve.radius_server import RadiusServer
+from aaa.serve.radsec import TlsServers
 from kdc.errors import LocalError
 
 # Shorter than what our own home has for us (aaa.serve.home_dynauth), so that it asks again.
@@ -47,26 +49,28 @@ class ForeignServices:
         self,
         config: ForeignConfig,
         clients: Mapping[str, Agent | Peer],
-        table: ClientTable,
+        front: RadiusFront,
+        over_tls: TlsServers,
         counters: Counters,
-        *,
-        connections: Connections | None = None,
     ) -> None:
-        """`connections` are those that clients have opened over TLS.  Raises `LocalError`."""
+        """Before `front` is reached over TLS; raises `LocalError`."""
         self._config = config
+        self._front = front
         find_route = route_finder(config)
         self._accounting = AccountingProxy(
             clients,
             find_route,
             all_routes(config),
-            Forwarder(_accounting_pools(config, counters), counters, "foreign.accounting"),
+            Forwarder(
+                _accounting_pools(config, over_tls, counters), counters, "foreign.accounting"
+            ),
             realm=config.foreign.realm,
             vendor_id=config.foreign.vendor_id,
         )
         addresses = {
             c.name: PeerAddress(resolve(*split_address(c.dynamic_authorization)), c.secret_file)
             for c in config.client
-            if c.dynamic_authorization is not None
+            if c.dynamic_authorization is not None and c.secret_file is not None
         }
         self._dynauth = DynamicAuthorizationProxy(
             VisitedDomain(
@@ -75,38 +79,36 @@ class ForeignServices:
                 tuple(c for c in clients.values() if isinstance(c, Peer)),
             ),
             lambda server, realm: _is_home(find_route(realm), server),
-            PeerRequests(addresses, counters, AGENT_PATIENCE, connections=connections),
+            PeerRequests(addresses, counters, AGENT_PATIENCE, connections=front),
             counters,
             vendor_id=config.foreign.vendor_id,
         )
-        self._ports = {
-            RadiusServer(
-                table, counters, self._accounting.on_requests, port=ACCOUNTING
-            ): config.foreign.accounting_listen,
-            RadiusServer(
-                _askers(config), counters, self._dynauth.on_requests, port=DYNAMIC_AUTHORIZATION
-            ): config.foreign.dynamic_authorization_listen,
-        }
+        front.serve(ACCOUNTING, self._accounting.on_requests)
+        over_tls.take_requests(self._dynauth.on_requests)
+        self._from_homes = RadiusServer(
+            _askers(config), counters, self._dynauth.on_requests, port=DYNAMIC_AUTHORIZATION
+        )
 
     def listen(self) -> None:
         """Raises `OSError` if an address cannot be bound."""
-        for port, addresses in self._ports.items():
-            for address in addresses:
-                endpoint = port.listen(split_address(address))
-                log.info(port.kind, address=":".join(map(str, endpoint.address)))
+        foreign = self._config.foreign
+        for address in foreign.accounting_listen:
+            endpoint = self._front.listen(split_address(address), ACCOUNTING)
+            log.info(ACCOUNTING.name, address=":".join(map(str, endpoint.address)))
+        for address in foreign.dynamic_authorization_listen:
+            endpoint = self._from_homes.listen(split_address(address))
+            log.info(DYNAMIC_AUTHORIZATION.name, address=":".join(map(str, endpoint.address)))
 
     async def drain(self) -> None:
         """Takes nothing more in, and waits for what is under way."""
-        for port in self._ports:
-            port.stop_receiving()
+        self._from_homes.stop_receiving()
         await self._accounting.drain()
         await self._dynauth.drain()
 
     def close(self) -> None:
         self._accounting.close()
         self._dynauth.close()
-        for port in self._ports:
-            port.close()
+        self._from_homes.close()
 
 
 def all_routes(config: ForeignConfig) -> tuple[Route, ...]:
@@ -135,13 +137,13 @@ def _is_home(route: Route | None, server: str) -> bool:
     return route is not None and server in route.servers
 
 
-def _accounting_pools(config: ForeignConfig, counters: Counters) -> Pools:
+def _accounting_pools(config: ForeignConfig, over_tls: TlsServers, counters: Counters) -> Pools:
     """The pools of the homes at their accounting ports: judged apart, as these may fail alone."""
-    if not config.foreign.accounting_listen:
-        return udp_pools({}, (), counters)
-    return udp_pools(
+    if not config.foreign.accounting_listen and not config.foreign.tls_listen:
+        return open_pools({}, (), counters)
+    return open_pools(
         {
-            accounting_name(item.name): udp_hop(item, _accounting_address(item))
+            accounting_name(item.name): hop_to(item, _accounting_address(item), over_tls)
             for item in config.home_server
         },
         map(_accounting_pool, home_pools(config)),
@@ -181,6 +183,8 @@ def _askers(config: ForeignConfig) -> ClientTable:
     }
     found: dict[str, Client] = {}
     for item in config.home_server:
+        if item.secret_file is None:
+            continue  # its requests come back over our connection
         host = resolve(*split_address(item.address))[0]
         first = found.get(host)
         if first is None:

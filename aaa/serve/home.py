@@ -10,17 +10,21 @@ import os
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
+from functools import partial
 
 import structlog
 
 from aaa.config import HomeConfig
+from aaa.config.home import HomeAgentPolicySection
 from aaa.radius.counters import Counters
-from aaa.serve.configured_pools import agent_pools, udp_hop
+from aaa.serve.configured_pools import agent_pools, hop_to
 from aaa.serve.home_policy import build_clients, build_peers, build_policy
 from aaa.serve.home_server import HomeAgents, HomeServer
 from aaa.serve.home_services import HomeServices
 from aaa.serve.housekeeping import keep_house, tell_counters
-from aaa.serve.process import split_address
+from aaa.serve.process import on_hangup
+from aaa.serve.radius_front import tls_side
+from aaa.serve.radsec import TlsServers
 from aaa.serve.registering import HomeAgentService
 from kdc.center import KeyDistributionCenter
 from kdc.distribution import LocalKeyDistribution
@@ -37,30 +41,49 @@ async def serve_home(
     Raises `LocalError` (database, KEK, schema) before it has bound any address.
     """
     counters = Counters()
+    home = config.home
     async with local_home_agent(config, counters) as local:
+        over_tls = TlsServers(
+            config.tls,
+            ((item, item.server) for item in config.home_agent),
+            counters,
+            deadline_s=home.agent_deadline_s,
+        )
         server = HomeServer(
             build_clients(config.client),
             build_peers(config.client),
             HomeAgents(
                 local.service if local is not None else None,
-                agent_pools(config.home_agent, config.home.agent_deadline_s),
-                {item.name: udp_hop(item, item.server) for item in config.home_agent},
+                agent_pools(config.home_agent, home.agent_deadline_s),
+                {item.name: hop_to(item, item.server, over_tls) for item in config.home_agent},
             ),
             counters,
-            realm=config.home.realm,
-            vendor_id=config.home.vendor_id,
+            realm=home.realm,
+            vendor_id=home.vendor_id,
         )
-        if local is None:
-            await serve_radius(server, config.home.listen, counters, log, stop=stop, ready=ready)
-            return
-        services = HomeServices(config, local.store, server, counters)
+        services = None
+        if local is not None:
+            services = HomeServices(config, local.store, server, counters)
+        server.radius.add_tls(tls_side(home.tls_listen, config.tls, config.client))
+        on_hangup(partial(_reload, server, over_tls), log)
         try:
-            await services.start()
-            await serve_radius(server, config.home.listen, counters, log, stop=stop, ready=ready)
-            await services.drain()
+            if services is not None:
+                await services.start()
+            await serve_radius(server, home, log, stop=stop, ready=ready)
+            if services is not None:
+                await services.drain()
         finally:
-            services.close()
-            server.close()
+            if services is not None:
+                services.close()
+            await server.close()
+            await over_tls.close()
+            log.info("counters", **counters.snapshot())
+
+
+def _reload(server: HomeServer, over_tls: TlsServers) -> None:
+    """Raises `LocalError`; what was read before then stays in force."""
+    server.radius.reload()
+    over_tls.reload()
 
 
 @dataclass(frozen=True, slots=True)
@@ -108,22 +131,15 @@ async def local_home_agent(
 
 async def serve_radius(
     server: HomeServer,
-    listen: tuple[str, ...],
-    counters: Counters,
+    section: HomeAgentPolicySection,
     log: structlog.stdlib.BoundLogger,
     *,
     stop: asyncio.Event,
     ready: Callable[[], None] | None,
 ) -> None:
-    """Binds, serves until `stop`, drains and closes."""
-    try:
-        for address in listen:
-            endpoint = server.radius.listen(split_address(address))
-            log.info("listening", address=":".join(map(str, endpoint.address)))
-        if ready is not None:
-            ready()
-        await stop.wait()
-        await server.drain()
-    finally:
-        server.close()
-        log.info("counters", **counters.snapshot())
+    """Binds, serves until `stop`, and drains."""
+    server.radius.listen_all(section.listen, section.tls_listen, log)
+    if ready is not None:
+        ready()
+    await stop.wait()
+    await server.drain()

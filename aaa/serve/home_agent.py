@@ -13,15 +13,14 @@ import structlog
 
 from aaa.config import HomeAgentConfig
 from aaa.net.radsec_client import RadsecClient
-from aaa.net.radsec_link import Watchdog
-from aaa.net.radsec_upstream import ClientLimits
 from aaa.radius.counters import Counters
 from aaa.serve.home import serve_radius
 from aaa.serve.home_policy import build_clients, build_peers, build_policy
 from aaa.serve.home_server import HomeAgents, HomeServer
 from aaa.serve.housekeeping import tell_counters
 from aaa.serve.process import on_hangup
-from aaa.serve.radsec import read_contexts, targets
+from aaa.serve.radius_front import tls_side
+from aaa.serve.radsec import limits_within, read_contexts, targets, watchdog_within
 from aaa.serve.registering import HomeAgentService
 from aaa.serve.remote_kdc import RemoteKeyDistribution
 
@@ -41,8 +40,8 @@ async def serve_home_agent(
         targets(config.kdc),
         read_contexts(config.tls),
         counters,
-        limits=_limits(section.kdc_deadline_s),
-        watchdog=_watchdog(section.kdc_deadline_s),
+        limits=limits_within(section.kdc_deadline_s),
+        watchdog=watchdog_within(section.kdc_deadline_s),
     )
     kdc = RemoteKeyDistribution(
         client.exchange,
@@ -63,24 +62,20 @@ async def serve_home_agent(
         realm=section.realm,
         vendor_id=section.vendor_id,
     )
+    server.radius.add_tls(tls_side(section.tls_listen, config.tls, config.client))
     telling = asyncio.create_task(tell_counters(counters, log))
-    on_hangup(lambda: client.reload(read_contexts(config.tls)), log)
+
+    def reload() -> None:
+        server.radius.reload()
+        client.reload(read_contexts(config.tls))
+
+    on_hangup(reload, log)
     try:
         service.open()
-        await serve_radius(server, section.listen, counters, log, stop=stop, ready=ready)
+        await serve_radius(server, section, log, stop=stop, ready=ready)
     finally:
         telling.cancel()
+        await server.close()
         await service.close()
         await client.close()
-
-
-def _limits(deadline_s: float) -> ClientLimits:
-    """A KDC that has come back, after however long, is found by a question that is waiting."""
-    return ClientLimits(
-        deadline_s=deadline_s, connect_s=min(2.0, deadline_s / 2), backoff_maximum_s=deadline_s
-    )
-
-
-def _watchdog(deadline_s: float) -> Watchdog:
-    """A KDC that has frozen is given up while there is time to ask the next one."""
-    return Watchdog(owed_s=deadline_s / 4, answer_s=deadline_s / 4)
+        log.info("counters", **counters.snapshot())

@@ -19,7 +19,7 @@ from aaa.net.mobile_ip import resolve
 from aaa.net.udp import Address
 from aaa.radius.clients import Client, ClientTable
 from aaa.radius.counters import Counters
-from aaa.serve.home_policy import build_client, build_peers
+from aaa.serve.home_policy import build_peers, udp_clients
 from aaa.serve.peer_requests import PeerAddress
 from aaa.serve.process import split_address
 from kdc.errors import LocalError, RemoteError
@@ -51,12 +51,12 @@ def configured_clients(clients: Iterable[HomeClient]) -> KnownClients:
     """Those of the file alone; raises `LocalError`, and `OSError` for a name without address."""
     items = tuple(clients)
     return KnownClients(
-        ClientTable(map(build_client, items)),
+        ClientTable(udp_clients(items)),
         build_peers(items),
         {
             c.name: PeerAddress(resolve(*split_address(c.dynamic_authorization)), c.secret_file)
             for c in items
-            if c.dynamic_authorization is not None
+            if c.dynamic_authorization is not None and c.secret_file is not None
         },
     )
 
@@ -72,21 +72,20 @@ def join_clients(
     `addresses` are those of stored clients for dynamic authorization, by name, `refuse` is told the
     name of each stored client that is left out and why.
     """
-    clients: dict[str, Client] = {}
-    known = configured_clients(configured)
+    items = tuple(configured)
+    known = configured_clients(items)
     peers, reached = dict(known.peers), dict(known.addresses)
-    for c in map(build_client, configured):
-        clients[c.name] = c
-    networks = {c.network for c in clients.values()}
+    clients = udp_clients(items)
+    networks = {c.network for c in clients}
     for each in stored:
-        if each.name in clients:
+        if each.name in known.peers:
             refuse(each.name, "the file has a client of this name")
             continue
         if each.network in networks:
             refuse(each.name, f"the file has a client at {each.network}")
             continue
         try:
-            clients[each.name] = Client(
+            client = Client(
                 each.name,
                 each.network,
                 each.secrets,
@@ -96,10 +95,11 @@ def join_clients(
         except LocalError as error:
             refuse(each.name, str(error))
             continue
+        clients.append(client)
         peers[each.name] = Peer(each.name, each.realms)
         if each.name in addresses:
             reached[each.name] = PeerAddress(addresses[each.name], each.secrets[0])
-    return KnownClients(ClientTable(clients.values()), peers, reached)
+    return KnownClients(ClientTable(clients), peers, reached)
 
 
 class ClientWatch:

@@ -46,15 +46,17 @@ def build_policy(
 
 
 def build_clients(clients: Clients) -> ClientTable:
-    """The RADIUS clients; their secrets were read when the file was."""
-    return ClientTable(map(build_client, clients))
+    """The RADIUS clients by UDP; their secrets were read when the file was."""
+    return ClientTable(udp_clients(clients))
 
 
-def build_client(client: HomeClient | HomeAgentClient) -> Client:
-    """One of them; raises `LocalError`."""
-    return Client(
-        client.name, ip_network(client.address), (client.secret_file,), frozenset(client.realms)
-    )
+def udp_clients(clients: Clients) -> list[Client]:
+    """Those that may come by UDP; raises `LocalError`."""
+    return [
+        Client(c.name, ip_network(c.by_udp[0]), (c.by_udp[1],), frozenset(c.realms))
+        for c in clients
+        if c.by_udp is not None
+    ]
 
 
 def build_peers(clients: Clients) -> dict[str, Peer]:

@@ -20,11 +20,10 @@ from aaa.radius.clients import ClientTable
 from aaa.radius.counters import Counters
 from aaa.radius.errors import MalformedPacket
 from aaa.radius.packet import proxy_states
-from aaa.radius.pools import HealthPolicy
 from aaa.roles.home_aaa import Admitted, admit, route
 from aaa.serve.forwarding import Forwarder
-from aaa.serve.pools import NextHop, TimedPool, udp_pools
-from aaa.serve.radius_server import RadiusServer
+from aaa.serve.pools import Hop, TimedPool, open_pools
+from aaa.serve.radius_front import RadiusFront
 from aaa.serve.registering import Answering, HomeAgentService
 from kdc.errors import DENIED_POORLY_FORMED, RemoteError
 
@@ -41,7 +40,7 @@ class HomeAgents:
 
     local: HomeAgentService | None = None
     remote: Mapping[IPv4Address, TimedPool] = field(default_factory=dict)
-    hops: Mapping[str, tuple[NextHop, HealthPolicy]] = field(default_factory=dict)
+    hops: Mapping[str, Hop] = field(default_factory=dict)
 
     @property
     def addresses(self) -> frozenset[IPv4Address]:
@@ -50,7 +49,7 @@ class HomeAgents:
 
 
 class HomeServer:
-    """Joins a RADIUS server to home agents."""
+    """Joins RADIUS, by UDP and TLS, to home agents."""
 
     def __init__(
         self,
@@ -62,14 +61,14 @@ class HomeServer:
         realm: str,
         vendor_id: int,
     ) -> None:
-        self.radius = RadiusServer(clients, counters, self._on_requests)
+        self.radius = RadiusFront(clients, counters, self._on_requests)
         self.peers = peers  # may be replaced at any time, with `radius.clients`
         self._agents = agents
         self._addresses = agents.addresses
         self._realm, self._vendor_id = realm, vendor_id
         self._counters = counters
         self._answering = Answering(vendor_id, counters)
-        pools = udp_pools(agents.hops, agents.remote.values(), counters)
+        pools = open_pools(agents.hops, agents.remote.values(), counters)
         self._forwarder = Forwarder(pools, counters, "home")
 
     def _on_requests(self, transactions: list[Transaction]) -> None:
@@ -125,7 +124,8 @@ class HomeServer:
         await self._forwarder.drain()
         if self._agents.local is not None:
             await self._agents.local.drain()
+        await self.radius.drain()
 
-    def close(self) -> None:
+    async def close(self) -> None:
         self._forwarder.close()
-        self.radius.close()
+        await self.radius.close()

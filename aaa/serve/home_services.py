@@ -20,9 +20,8 @@ from aaa.serve.home_accounting import HomeAccounting
 from aaa.serve.home_clients import ClientWatch, KnownClients, configured_clients
 from aaa.serve.home_dynauth import PATIENCE, DynamicAuthorization, StoredOutbox
 from aaa.serve.home_server import HomeServer
-from aaa.serve.peer_requests import Connections, PeerRequests
+from aaa.serve.peer_requests import PeerRequests
 from aaa.serve.process import split_address
-from aaa.serve.radius_server import RadiusServer
 from kdc.errors import RemoteError
 from kdc.store import Store, accounting
 
@@ -38,15 +37,15 @@ class HomeServices:
         store: Store,
         server: HomeServer,
         counters: Counters,
-        *,
-        connections: Connections | None = None,
     ) -> None:
-        """`connections` are those that peers have opened over TLS."""
+        """Before `server` is reached over TLS."""
         home = config.home
         known = configured_clients(config.client)
         self._server = server
         self._listen = home.accounting_listen
-        self._requests = PeerRequests(known.addresses, counters, PATIENCE, connections=connections)
+        self._requests = PeerRequests(
+            known.addresses, counters, PATIENCE, connections=server.radius
+        )
         self.accounting = HomeAccounting(
             partial(accounting.record, store),
             known.peers,
@@ -54,9 +53,7 @@ class HomeServices:
             realm=home.realm,
             vendor_id=home.vendor_id,
         )
-        self._accounting_port = RadiusServer(
-            known.table, counters, self.accounting.on_requests, port=ACCOUNTING
-        )
+        server.radius.serve(ACCOUNTING, self.accounting.on_requests)
         self._dynauth = DynamicAuthorization(
             StoredOutbox(store, _node()),
             known,
@@ -70,7 +67,7 @@ class HomeServices:
 
     def _on_clients(self, known: KnownClients) -> None:
         """All of it in one turn of the loop: no request sees one part old and another new."""
-        self._server.radius.clients = self._accounting_port.clients = known.table
+        self._server.radius.clients = known.table
         self._server.peers = self.accounting.peers = known.peers
         self._requests.addresses = known.addresses
         self._dynauth.clients = known
@@ -82,14 +79,13 @@ class HomeServices:
         except RemoteError:
             log.warning("clients not looked up: the database is not reachable")
         for address in self._listen:
-            endpoint = self._accounting_port.listen(split_address(address))
+            endpoint = self._server.radius.listen(split_address(address), ACCOUNTING)
             log.info("accounting", address=":".join(map(str, endpoint.address)))
         loop = asyncio.get_running_loop()
         self._tasks = [loop.create_task(self._watch.run()), loop.create_task(self._dynauth.run())]
 
     async def drain(self) -> None:
         """Takes nothing more in, and waits for what is under way."""
-        self._accounting_port.stop_receiving()
         for task in self._tasks:
             task.cancel()
         await self.accounting.drain()
@@ -99,7 +95,6 @@ class HomeServices:
         for task in self._tasks:
             task.cancel()
         self._dynauth.close()
-        self._accounting_port.close()
 
 
 def _node() -> str:

@@ -19,7 +19,8 @@ from typing import Final
 import structlog
 
 from aaa.config import KdcConfig, load_kdc_server
-from aaa.net.radsec_server import RadsecServer, RadsecTransaction
+from aaa.net.radsec_server import RadsecServer
+from aaa.net.radsec_transactions import RadsecTransaction
 from aaa.radius.attributes import decode_key_request, encode_key_reply
 from aaa.radius.counters import Counters
 from aaa.radius.errors import MalformedPacket

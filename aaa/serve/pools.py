@@ -154,15 +154,19 @@ class Pools:
         self._on_close()
 
 
-def udp_pools(
-    hops: Mapping[str, tuple[NextHop, HealthPolicy]],
+Hop = tuple[NextHop | Exchanger, HealthPolicy]
+
+
+def open_pools(
+    hops: Mapping[str, Hop],
     pools: Iterable[TimedPool],
     counters: Counters,
 ) -> Pools:
-    """Pools of servers by UDP, all over source sockets of their own."""
+    """Pools of servers by UDP, all over source sockets of their own, and of servers over TLS."""
     client = RadiusClient(counters)
     upstreams = {
-        name: Upstream(UdpExchanger(client, hop), policy) for name, (hop, policy) in hops.items()
+        name: Upstream(UdpExchanger(client, hop) if isinstance(hop, NextHop) else hop, policy)
+        for name, (hop, policy) in hops.items()
     }
     return Pools(upstreams, pools, counters, on_close=client.close)
 

@@ -153,6 +153,7 @@ def test_home_reads_its_configuration(
     assert home.database.url.startswith("postgresql://roamkey@postgres/roamkey?passfile=")
     assert home.home.listen[0] == f"{address_in(service, 'roaming')}:1812"
     foreign = ip_address(address_in(compose["services"]["foreign"], "roaming"))
+    assert home.client[0].address is not None
     assert foreign in ip_network(home.client[0].address)
 
 
@@ -175,6 +176,7 @@ def test_foreign_and_agent_fit_each_other_and_home(
     assert server.secret_file != client.secret_file
     assert (agent.agent.nai, agent.agent.address) == (client.fa_nai, client.nas_address)
     assert agent.agent.nas_identifier == client.nas_identifier
+    assert client.address is not None
     assert ip_address(address_in(services["agent"], "visited")) in ip_network(client.address)
     assert agent.radius.server == foreign.foreign.listen[0]
     assert server.address == home.home.listen[0]

@@ -16,7 +16,8 @@ import pytest
 from aaa.net.radius_client import RadiusClient, Server
 from aaa.net.radsec_client import RadsecClient
 from aaa.net.radsec_link import Watchdog
-from aaa.net.radsec_server import RadsecServer, RadsecTransaction
+from aaa.net.radsec_server import RadsecServer
+from aaa.net.radsec_transactions import RadsecTransaction
 from aaa.net.radsec_upstream import RadsecTarget
 from aaa.net.tls import load_contexts
 from aaa.net.transactions import Transaction

@@ -147,7 +147,7 @@ async def test_a_refusal_is_the_operators_to_see(sessions: Sessions) -> None:
 
 
 def _count(sessions: Sessions) -> tuple[int, int]:
-    """Accounting-Requests to the home, and its answers to them: those to probes are signed twice."""
+    """Accounting-Requests to the home, and its answers to them, not those to probes."""
     seen = [octets for _, _, octets in sessions.taps["home_accounting"].seen]
     answers = [octets for octets in seen if octets[0] == 5 and octets[20] != 80]
     return sum(octets[0] == 4 for octets in seen), len(answers)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import re
+from collections.abc import Callable
 from ipaddress import IPv4Address, IPv6Address
 from pathlib import Path
 
@@ -116,9 +117,9 @@ def written(folder: Path, text: str) -> Path:
     return path
 
 
-def problems_of(path: Path) -> dict[str, str]:
+def problems_of(path: Path, loader: Callable[[Path], StrictModel] = load_home) -> dict[str, str]:
     with pytest.raises(ConfigurationError) as refused:
-        load_home(path)
+        loader(path)
     assert refused.value.file == path
     return {problem.key: problem.expected for problem in refused.value.problems}
 
@@ -345,7 +346,7 @@ def test_an_unknown_key_is_refused(folder: Path, old: str, new: str, key: str) -
         ('["127.0.0.1:1812"]', '"127.0.0.1:1812"', "home.listen", "expected a list"),
         ('["127.0.0.1:1812"]', '["127.0.0.1"]', "home.listen[0]", "HOST:PORT"),
         ('["127.0.0.1:1812"]', '["127.0.0.1:99999"]', "home.listen[0]", "HOST:PORT"),
-        ('["127.0.0.1:1812"]', "[]", "home.listen", "expected at least one"),
+        ('["127.0.0.1:1812"]', "[]", "home", "expected listen (UDP) or tls_listen (TLS)"),
         ('"198.51.100.0/24"\ns', '"198.51.100.9/24"\ns', "client[0].address", "a network"),
         ('"embedded:data"', '"mysql://x"', "database.url", "embedded:DIR"),
     ],
@@ -519,3 +520,69 @@ def test_a_tls_key_is_judged_as_every_secret(folder: Path) -> None:
     (folder / "secret").chmod(0o600)
     with pytest.raises(ConfigurationError, match=r"server\[0\]\.san: expected at least one"):
         load(written(folder, re.sub(r"san = .*", "san = []", TLS)), OverTls)
+
+
+TLS_SECTION = """
+[tls]
+certificate_file = "home.pem"
+key_file = "secret"
+ca_file = "ca.pem"
+"""
+BY_UDP = 'address = "198.51.100.0/24"\nsecret_file = "secret"\n'
+BY_TLS = 'san = ["aaa.visited.example", "2001:db8::1"]\n'
+OVER_TLS = (
+    HOME.replace('listen = ["127.0.0.1:1812"]', 'tls_listen = ["127.0.0.1:2083"]').replace(
+        BY_UDP, BY_TLS
+    )
+    + TLS_SECTION
+)
+
+
+def test_a_client_comes_by_udp_over_tls_or_both(folder: Path) -> None:
+    both = HOME.replace("[home]\n", '[home]\ntls_listen = ["[::]:2083"]\n') + TLS_SECTION
+    config = load_home(written(folder, both.replace(BY_UDP, BY_UDP + BY_TLS)))
+    (client,) = config.client
+    assert client.by_udp == ("198.51.100.0/24", Secret(SECRET))
+    assert client.san == ("aaa.visited.example", IPv6Address("2001:db8::1"))
+    config = load_home(written(folder, OVER_TLS))
+    assert config.home.tls_listen == ("127.0.0.1:2083",)
+    assert config.client[0].by_udp is None
+    assert config.tls is not None and config.tls.radius_versions == ("1.0", "1.1")
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "key", "expected"),
+    [
+        (BY_TLS, "", "client[0]", "expected san (a client over TLS) or address and secret_file"),
+        (BY_TLS, BY_TLS + 'secret_file = "secret"\n', "client[0]", "both address and secret_file"),
+        (BY_TLS, 'san = ["*.visited.example"]\n', "client[0].san[0]", "without wildcard"),
+        (BY_TLS, BY_UDP, "", "client visited has address: expected listen"),
+        (TLS_SECTION, "", "", "expected [tls] beside tls_listen"),
+        ("tls_listen", "listen", "", "client visited has san: expected tls_listen"),
+        ("[tls]", '[tls]\nradius_versions = ["1.2"]', "tls.radius_versions[0]", "'1.0' or '1.1'"),
+        ("[tls]", "[tls]\nradius_versions = []", "tls.radius_versions", "at least one"),
+    ],
+)
+def test_what_is_missing_for_tls_is_said(
+    folder: Path, old: str, new: str, key: str, expected: str
+) -> None:
+    assert old in OVER_TLS
+    problems = problems_of(written(folder, OVER_TLS.replace(old, new)))
+    assert list(problems) == [key]
+    assert expected in problems[key]
+
+
+@pytest.mark.parametrize(
+    ("new", "expected"),
+    [
+        ("", "expected either san (a server over TLS) or secret_file (by UDP)"),
+        ('secret_file = "secret"\nsan = ["aaa.home.example"]\n', "expected either san"),
+    ],
+)
+def test_a_server_is_asked_in_one_way(folder: Path, new: str, expected: str) -> None:
+    old = 'address = "[::1]:1812"\nsecret_file = "secret"\n'
+    assert old in FOREIGN
+    text = FOREIGN.replace(old, f'address = "[::1]:1812"\n{new}')
+    problems = problems_of(written(folder, text), load_foreign)
+    assert list(problems) == ["home_server[0]"]
+    assert expected in problems["home_server[0]"]

@@ -9,9 +9,11 @@ import pytest
 
 from aaa.cli.settings import describe_settings
 from aaa.config import ForeignConfig, load_foreign, load_home
+from aaa.radius.counters import Counters
 from aaa.radius.pools import HealthPolicy, Pool, Strategy
-from aaa.serve.configured_pools import agent_pools, home_pools, realm_table, udp_hop
-from aaa.serve.pools import TimedPool
+from aaa.serve.configured_pools import agent_pools, home_pools, hop_to, realm_table
+from aaa.serve.pools import NextHop, TimedPool
+from aaa.serve.radsec import TlsServers
 from kdc.config import ConfigurationError
 
 FOREIGN = """
@@ -111,13 +113,17 @@ def test_pools_of_the_file_and_those_that_realms_of_servers_make(folder: Path) -
     assert config.client[0].realms == ("partner.example",)
 
 
-def test_how_a_server_is_asked_and_watched(folder: Path) -> None:
-    one, two, three = (udp_hop(s, s.address) for s in read(folder, FOREIGN).home_server)
-    assert one[1] == HealthPolicy(probe_interval_s=30, revive_after_s=60)
-    assert (one[0].server.timeout_s, one[0].server.retries) == (1.0, 2)
-    assert two[1] == HealthPolicy(status_server=False, revive_after_s=20)
-    assert (two[0].server.timeout_s, two[0].server.retries) == (0.4, 4)
-    assert three[1].probe_interval_s == 10
+async def test_how_a_server_is_asked_and_watched(folder: Path) -> None:
+    over_tls = TlsServers(None, (), Counters(), deadline_s=1)
+    hops = [hop_to(s, s.address, over_tls) for s in read(folder, FOREIGN).home_server]
+    sent = [
+        (hop.server.timeout_s, hop.server.retries) for hop, _ in hops if isinstance(hop, NextHop)
+    ]
+    assert sent[:2] == [(1.0, 2), (0.4, 4)]
+    one, two, three = (policy for _, policy in hops)
+    assert one == HealthPolicy(probe_interval_s=30, revive_after_s=60)
+    assert two == HealthPolicy(status_server=False, revive_after_s=20)
+    assert three.probe_interval_s == 10
 
 
 def test_what_was_understood_can_be_read_again(folder: Path) -> None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import ssl
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Collection
 from dataclasses import dataclass, field
 from ipaddress import ip_address
 from pathlib import Path
@@ -12,12 +12,15 @@ from typing import TypeVar
 
 from aaa.net.radsec_client import RadsecClient
 from aaa.net.radsec_link import Watchdog
-from aaa.net.radsec_server import RadsecServer, RadsecTransaction, ServerLimits
+from aaa.net.radsec_server import RadsecServer
+from aaa.net.radsec_transactions import RadsecTransaction
 from aaa.net.radsec_upstream import ClientLimits, RadsecTarget
+from aaa.net.server_connection import ServerConnection, ServerLimits
 from aaa.net.tls import TlsContexts, load_contexts
 from aaa.net.udp import Address
 from aaa.radius.counters import Counters
 from aaa.radius.packet import RADSEC_SECRET, Packet, decode, encode_request
+from aaa.radius.ports import AUTHENTICATION, Port
 from aaa.radius.tls_peers import PeerName, TlsPeer, TlsPeerTable
 from tests.unit.net.authority import Authority, Issued
 
@@ -64,11 +67,20 @@ class Parties:
     _servers: list[Served] = field(default_factory=list)
     _clients: list[RadsecClient] = field(default_factory=list)
 
-    def contexts(self, issued: Issued, *, revocations: Path | None = None) -> TlsContexts:
-        return load_contexts(self.authority.files(issued, revocations=revocations))
+    def contexts(
+        self,
+        issued: Issued,
+        *,
+        revocations: Path | None = None,
+        versions: Collection[str] = ("1.0",),
+    ) -> TlsContexts:
+        return load_contexts(self.authority.files(issued, revocations=revocations), versions)
 
-    def client_contexts(self) -> TlsContexts:
-        return self.contexts(self.authority.issue("ha", [HA]))
+    def client_contexts(self, versions: Collection[str] = ("1.0",)) -> TlsContexts:
+        return self.contexts(self.authority.issue("ha", [HA]), versions=versions)
+
+    def server_contexts(self, versions: Collection[str] = ("1.0",)) -> TlsContexts:
+        return self.contexts(self.authority.issue("kdc", [KDC]), versions=versions)
 
     def serve(
         self,
@@ -77,10 +89,9 @@ class Parties:
         peers: tuple[TlsPeer, ...] = (HOME_AGENT,),
         limits: ServerLimits | None = None,
         address: Address = ("127.0.0.1", 0),
+        port: Port = AUTHENTICATION,
     ) -> Served:
-        if contexts is None:
-            contexts = self.contexts(self.authority.issue("kdc", [KDC]))
-        served = Served(contexts, peers, limits, address)
+        served = Served(contexts or self.server_contexts(), peers, limits, address, port)
         self._servers.append(served)
         return served
 
@@ -118,6 +129,7 @@ class Served:
         peers: tuple[TlsPeer, ...],
         limits: ServerLimits | None,
         address: Address,
+        port: Port,
     ) -> None:
         self.counters = Counters()
         self.contexts = contexts
@@ -126,7 +138,12 @@ class Served:
         self.answering = True
         self.answer: Callable[[RadsecTransaction], None] = answer
         self.server = RadsecServer(
-            TlsPeerTable(peers), contexts, self.counters, self._on_requests, limits=limits
+            TlsPeerTable(peers),
+            contexts,
+            self.counters,
+            self._on_requests,
+            limits=limits,
+            port=port,
         )
         self.address = self.server.listen(address)
 
@@ -153,6 +170,12 @@ class Served:
 
 def answer(transaction: RadsecTransaction) -> None:
     transaction.respond(ACCEPT, user(name_of(transaction)))
+
+
+def accepted(transaction: RadsecTransaction) -> ServerConnection:
+    """The server's end of the connection that a request has come by."""
+    assert isinstance(transaction.connection, ServerConnection)
+    return transaction.connection
 
 
 T = TypeVar("T")
@@ -220,6 +243,6 @@ async def connect_and_ask(address: Address, context: ssl.SSLContext) -> Raw:
 def ask(client: RadsecClient, *texts: str) -> list[asyncio.Task[str]]:
     async def one(text: str) -> str:
         response = await client.exchange(1, user(text))
-        return response.attributes[1][1].decode()
+        return response.attributes[-1][1].decode()  # a Message-Authenticator may be before it
 
     return [asyncio.create_task(one(text)) for text in texts]

@@ -50,7 +50,7 @@ async def test_proxy_states_that_leave_no_room_for_a_reply(
         )
     finally:
         client.close()
-        server.close()
+        await server.close()
     assert reply.code == ACCESS_REJECT
     assert proxy_states(reply.attributes) == tuple(states)
     assert counters.snapshot().get(f"{REFUSED}.proxy_states", 0) == too_many

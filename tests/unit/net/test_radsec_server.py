@@ -8,7 +8,7 @@ import socket
 
 import pytest
 
-from aaa.net.radsec_server import ServerLimits
+from aaa.net.server_connection import ServerLimits
 from aaa.net.udp import Address
 from aaa.radius import counters as names
 from aaa.radius.errors import NoAnswer

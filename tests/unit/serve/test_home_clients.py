@@ -55,6 +55,7 @@ def test_both_are_known_with_all_that_is_said_of_them() -> None:
     assert not other.require_message_authenticator
     assert (visited.name, visited.secrets) == ("visited", (CONFIGURED.secret_file,))
     assert known.peers["other"] == Peer("other", frozenset({"other.example"}))
+    assert CONFIGURED.secret_file is not None
     assert known.names_of("other.example") == ["other"]
     assert known.names_of("nobody.example") == []
     assert known.addresses == {

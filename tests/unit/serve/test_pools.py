@@ -20,7 +20,7 @@ from aaa.radius.counters import CLIENT_RETRANSMITTED, STATUS_SERVER, Counters
 from aaa.radius.errors import NoAnswer
 from aaa.radius.packet import ACCESS_ACCEPT, ACCESS_REJECT, ACCESS_REQUEST, VerifiedResponse
 from aaa.radius.pools import HealthPolicy, Pool, State, Strategy, rank
-from aaa.serve.pools import NextHop, Pools, TimedPool, udp_pools
+from aaa.serve.pools import NextHop, Pools, TimedPool, open_pools
 from aaa.serve.radius_server import RadiusServer
 from kdc.errors import LocalError, Unavailable
 from kdc.model import Secret
@@ -105,7 +105,7 @@ async def world(
     hops = {h.name: (NextHop(Server(h.address, timeout_s, 2), SECRET), policy) for h in homes}
     counters = Counters()
     pool = TimedPool(Pool("homes", tuple(hops), strategy), deadline_s)
-    pools = udp_pools(hops, [pool], counters)
+    pools = open_pools(hops, [pool], counters)
     try:
         yield World({home.name: home for home in homes}, pools, counters)
     finally:
@@ -285,4 +285,4 @@ async def test_cancelled_or_closed_nothing_is_believed_of_a_server() -> None:
 async def test_two_pools_of_one_name() -> None:
     twice = [TimedPool(Pool("homes", ())), TimedPool(Pool("homes", ()))]
     with pytest.raises(LocalError, match="expected one pool with the name homes"):
-        udp_pools({}, twice, Counters())
+        open_pools({}, twice, Counters())
