@@ -239,6 +239,7 @@ async def test_an_empty_batch_is_recorded(store: Store) -> None:
         {"user_name": "\ud800"},
         {"user_name": "x" * 1013},
         {"nas_identifier": None, "nas_address": None},
+        {"nas_identifier": "", "nas_address": None},
         {"event_time": -1.0},
         {"event_time": float("nan")},
         {"event_time": 2.0**32},
