@@ -45,7 +45,6 @@ class Server:
 @dataclass(slots=True, eq=False)
 class _Pending:
     octets: bytes  # the same for each retransmission
-    authenticator: bytes
     proxy_states: tuple[bytes, ...]
     secret: Secret
     server: Server
@@ -90,10 +89,8 @@ class RadiusClient:
         source = self._reserve(server.address)
         identifier = source.free.popleft()
         try:
-            authenticator = self._entropy(16)
             pending = _Pending(
-                octets=encode_request(code, identifier, authenticator, attributes, secret),
-                authenticator=authenticator,
+                octets=encode_request(code, identifier, self._entropy(16), attributes, secret),
                 proxy_states=proxy_states(attributes),
                 secret=secret,
                 server=server,
@@ -157,12 +154,14 @@ class RadiusClient:
 
     def _on_response(self, source: _Source, octets: bytes) -> None:
         try:
-            packet = decode(octets)
+            packet = decode(octets, signed=False)
             pending = source.pending.get(packet.identifier)
             if pending is None or pending.answered.done():
                 self._counters.add(names.CLIENT_UNEXPECTED)
                 return
-            response = verify_response(packet, pending.authenticator, pending.secret)
+            response = verify_response(
+                packet, pending.octets[4:20], pending.secret, request_code=pending.octets[0]
+            )
         except MalformedPacket:
             self._counters.add(names.CLIENT_MALFORMED)
             return

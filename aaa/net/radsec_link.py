@@ -30,7 +30,6 @@ from aaa.radius.packet import (
     encode_request,
     proxy_states,
     verify_response,
-    verify_status_response,
 )
 
 WATCHDOG_IDENTIFIER: Final = 0  # RFC 6613 §2.6.5: reserved on each connection
@@ -199,8 +198,9 @@ class Link(PacketConnection):
         if sent is None or packet.code not in _RESPONSES:
             self._counters.add(names.CLIENT_UNEXPECTED)
             return
-        verify = verify_status_response if sent.code == STATUS_SERVER else verify_response
-        response = verify(packet, sent.authenticator, RADSEC_SECRET)
+        response = verify_response(
+            packet, sent.authenticator, RADSEC_SECRET, request_code=sent.code
+        )
         del self._sent[packet.identifier]
         self._on_life()
         if packet.identifier == WATCHDOG_IDENTIFIER:

@@ -16,7 +16,7 @@ from typing import Final
 
 DATAGRAMS_A_TURN: Final = 256
 RECEIVE_BUFFER_OCTETS: Final = 4 * 1024 * 1024
-MAXIMUM_DATAGRAM_OCTETS: Final = 4096  # what is cut off here is padding or too long anyway
+MAXIMUM_DATAGRAM_OCTETS: Final = 4097  # one more than RADIUS allows, so that too long is seen
 MAXIMUM_WAITING: Final = 4096  # datagrams kept while the kernel's buffer is full
 _SO_RCVBUFFORCE: Final = 33  # Linux: beyond rmem_max, for a process with CAP_NET_ADMIN
 

@@ -11,7 +11,7 @@ from ipaddress import IPv4Network, IPv6Address, IPv6Network, ip_address
 from typing import Final
 
 from kdc.errors import LocalError
-from kdc.model import IpAddress, Nai, Secret
+from kdc.model import IpAddress, Secret
 
 MINIMUM_SECRET_OCTETS: Final = 16  # PROTOCOL section 9
 _REMEMBERED_ADDRESSES: Final = 4096
@@ -23,24 +23,25 @@ IpNetwork = IPv4Network | IPv6Network
 class Client:
     """One RADIUS client (UDP).  Raises `LocalError` for a secret below 16 octets.
 
-    `realms`, lowered, are those it may speak for; the proxy pins `fa_nai`, `nas_address` and
-    `nas_identifier` and forwards nothing else from it.
+    `secrets` are those that it may sign with, the current one first: two during a rotation.
+    `realms`, lowered, are those it may speak for.
     """
 
     name: str
     network: IpNetwork
-    secret: Secret
+    secrets: tuple[Secret, ...]
     realms: frozenset[str] = frozenset()
-    fa_nai: Nai | None = None
-    nas_address: IpAddress | None = None
-    nas_identifier: bytes | None = None
+    require_message_authenticator: bool = True
 
     def __post_init__(self) -> None:
-        if len(self.secret) < MINIMUM_SECRET_OCTETS:
-            raise LocalError(
-                f"client {self.name}: the shared secret has {len(self.secret)} octets,"
-                f" at least {MINIMUM_SECRET_OCTETS} are needed"
-            )
+        if not self.secrets:
+            raise LocalError(f"client {self.name}: no shared secret")
+        for secret in self.secrets:
+            if len(secret) < MINIMUM_SECRET_OCTETS:
+                raise LocalError(
+                    f"client {self.name}: the shared secret has {len(secret)} octets,"
+                    f" at least {MINIMUM_SECRET_OCTETS} are needed"
+                )
 
 
 class ClientTable:

@@ -1,37 +1,37 @@
 """RADIUS packets: octets <-> code, identifier, authenticator, raw attributes and signatures.
 
-What an attribute means is aaa.radius.attributes' affair.  This is the only module that imports
-pyrad: it gives the dictionary and named values; the direct codec beside it is for the hot path
-(pyrad's decode, verify and reply cost about five times as much) and is held to pyrad's octets by
-a test.
+What an attribute means is aaa.radius.attributes' affair, which code belongs to which port
+aaa.radius.ports'.  Names for people are in aaa.radius.dictionary.
 """
 
 from __future__ import annotations
 
 import hashlib
 import hmac
-import io
 from dataclasses import dataclass, field
-from functools import lru_cache
-from importlib import resources
 from typing import TYPE_CHECKING, Final
-
-from pyrad.dictionary import Dictionary
-from pyrad.packet import Packet as PyradPacket
 
 from aaa.radius.errors import BadAuthenticator, MalformedPacket
 from kdc.errors import LocalError
-from kdc.model import DEFAULT_VENDOR_ID, Secret
+from kdc.model import Secret
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
 
-# RFC 2865 §4, RFC 5997 §2
+# RFC 2865 §4, RFC 2866 §4, RFC 5997 §2, RFC 5176 §2.3
 ACCESS_REQUEST: Final = 1
 ACCESS_ACCEPT: Final = 2
 ACCESS_REJECT: Final = 3
+ACCOUNTING_REQUEST: Final = 4
+ACCOUNTING_RESPONSE: Final = 5
 ACCESS_CHALLENGE: Final = 11
 STATUS_SERVER: Final = 12
+DISCONNECT_REQUEST: Final = 40
+DISCONNECT_ACK: Final = 41
+DISCONNECT_NAK: Final = 42
+COA_REQUEST: Final = 43
+COA_ACK: Final = 44
+COA_NAK: Final = 45
 
 HEADER_OCTETS: Final = 20
 MAXIMUM_OCTETS: Final = 4096  # RFC 2865 §3
@@ -41,10 +41,29 @@ MAXIMUM_VALUE_OCTETS: Final = 253
 PROXY_STATE: Final = 33  # RFC 2865 §5.33
 MESSAGE_AUTHENTICATOR: Final = 80  # RFC 3579 §3.2
 _MESSAGE_AUTHENTICATOR_OCTETS: Final = 18
+_ZEROS: Final = bytes(16)
 _MESSAGE_AUTHENTICATOR_ZEROED: Final = bytes([MESSAGE_AUTHENTICATOR, 18]) + bytes(16)
-_AUTHENTICATED_REQUESTS: Final = frozenset({ACCESS_REQUEST, STATUS_SERVER})
-_RESPONSES: Final = frozenset({ACCESS_ACCEPT, ACCESS_REJECT, ACCESS_CHALLENGE})
-_MUST_BE_AUTHENTICATED: Final = _AUTHENTICATED_REQUESTS | _RESPONSES
+# What may answer what.  A Status-Server is answered as its port answers (RFC 5997 §3).
+RESPONSES_TO: Final = {
+    ACCESS_REQUEST: frozenset({ACCESS_ACCEPT, ACCESS_REJECT, ACCESS_CHALLENGE}),
+    ACCOUNTING_REQUEST: frozenset({ACCOUNTING_RESPONSE}),
+    STATUS_SERVER: frozenset({ACCESS_ACCEPT, ACCOUNTING_RESPONSE}),
+    DISCONNECT_REQUEST: frozenset({DISCONNECT_ACK, DISCONNECT_NAK}),
+    COA_REQUEST: frozenset({COA_ACK, COA_NAK}),
+}
+# RFC 2866 §3, RFC 5176 §2.3: the Request Authenticator is a signature, made over 16 zero octets,
+# and so is a Message-Authenticator beside it (RFC 5176 §3.4).
+_SIGNED_REQUESTS: Final = frozenset({ACCOUNTING_REQUEST, DISCONNECT_REQUEST, COA_REQUEST})
+_ACCESS_RESPONSES: Final = RESPONSES_TO[ACCESS_REQUEST]
+_RESPONSES: Final = frozenset().union(*RESPONSES_TO.values())
+# Access packets (PROTOCOL section 9), Status-Server (RFC 5997 §3), dynamic authorization
+# (PROTOCOL section 9); of accounting a Message-Authenticator only has to be right.
+_MUST_BE_AUTHENTICATED: Final = _ACCESS_RESPONSES | {
+    ACCESS_REQUEST,
+    STATUS_SERVER,
+    DISCONNECT_REQUEST,
+    COA_REQUEST,
+}
 
 # Over TLS the signatures are made with this (RFC 6614 §2.3 (4)); what protects is TLS.
 RADSEC_SECRET: Final = Secret(b"radsec")
@@ -68,16 +87,13 @@ class Packet:
 
 
 class VerifiedRequest(Packet):
-    """An Access-Request or Status-Server whose Message-Authenticator has been verified."""
+    """A request whose signatures have been verified."""
 
     __slots__ = ()
 
 
 class VerifiedResponse(Packet):
-    """A response whose two authenticators have been verified against its request.
-
-    An answer to Status-Server may have one of them only: see `verify_status_response`.
-    """
+    """A response whose signatures have been verified against its request."""
 
     __slots__ = ()
 
@@ -85,14 +101,14 @@ class VerifiedResponse(Packet):
 def decode(octets: bytes, *, signed: bool = True) -> Packet:
     """The packet in a datagram of `octets`; raises `MalformedPacket`.  RFC 2865 §3, §5.
 
-    With `signed` an Access packet without Message-Authenticator is malformed; without, it is for
-    the verification to say so.
+    With `signed` a packet that needs a Message-Authenticator and has none is malformed; without,
+    it is for the verification to say so.
     """
     available = len(octets)
     if available < HEADER_OCTETS:
         raise MalformedPacket("shorter than a header")
     length = (octets[2] << 8) | octets[3]
-    if not HEADER_OCTETS <= length <= MAXIMUM_OCTETS:
+    if not HEADER_OCTETS <= length <= MAXIMUM_OCTETS or available > MAXIMUM_OCTETS:
         raise MalformedPacket("Length out of range")
     if available < length:
         raise MalformedPacket("shorter than Length")
@@ -130,16 +146,31 @@ def _read_attributes(octets: bytes, length: int) -> tuple[list[Attribute], int]:
     return attributes, message_authenticator_at
 
 
-def verify_request(packet: Packet, secret: Secret) -> VerifiedRequest:
-    """The request with its Message-Authenticator verified (RFC 3579 §3.2, RFC 5997 §3).
+def verify_request(
+    packet: Packet, secret: Secret, *, require_message_authenticator: bool = True
+) -> VerifiedRequest:
+    """The request with its signatures verified.
 
-    Raises `MalformedPacket` for another code and `BadAuthenticator`.
+    RFC 3579 §3.2, RFC 5997 §3, RFC 2866 §3, RFC 5176 §3.4.  Raises `MalformedPacket` for another
+    code and `BadAuthenticator`.  Without `require_message_authenticator` an Access-Request needs
+    none, unless it has a Proxy-State: whoever forges a response by CVE-2024-3596 needs that.
     """
-    if packet.code not in _AUTHENTICATED_REQUESTS:
+    code = packet.code
+    if code not in RESPONSES_TO:
         raise MalformedPacket("not a request that is answered here")
-    _verify_message_authenticator(packet, packet.authenticator, secret)
+    signed_over = packet.authenticator
+    if code in _SIGNED_REQUESTS:
+        _verify_hash(packet, _ZEROS, secret)
+        signed_over = _ZEROS
+    if packet.message_authenticator_at:
+        _verify_message_authenticator(packet, signed_over, secret)
+    elif code == ACCESS_REQUEST and not require_message_authenticator:
+        if proxy_states(packet.attributes):
+            raise BadAuthenticator("Proxy-State without Message-Authenticator")
+    elif code in _MUST_BE_AUTHENTICATED:
+        raise BadAuthenticator("no Message-Authenticator")
     return VerifiedRequest(
-        packet.code,
+        code,
         packet.identifier,
         packet.authenticator,
         packet.attributes,
@@ -149,47 +180,24 @@ def verify_request(packet: Packet, secret: Secret) -> VerifiedRequest:
 
 
 def verify_response(
-    packet: Packet, request_authenticator: bytes, secret: Secret
+    packet: Packet,
+    request_authenticator: bytes,
+    secret: Secret,
+    *,
+    request_code: int = ACCESS_REQUEST,
 ) -> VerifiedResponse:
     """The response with Response Authenticator and Message-Authenticator verified.
 
-    Raises `MalformedPacket` for another code and `BadAuthenticator`.  RFC 2865 §3, RFC 3579 §3.2.
+    RFC 2865 §3, RFC 3579 §3.2, RFC 5080 §2.2.2.  Raises `MalformedPacket` for a code that does not
+    answer `request_code`, and `BadAuthenticator`.  To an Access-Request there must be a
+    Message-Authenticator; in other answers it only has to be right: RFC 5997 §4.1 and §5 let the
+    Response Authenticator decide, and radsecproxy 1.9 sends no other with a Status-Server's.
     """
-    if packet.code not in _RESPONSES:
+    if packet.code not in RESPONSES_TO[request_code]:
         raise MalformedPacket("not a response that is awaited here")
-    _verify_response_authenticator(packet, request_authenticator, secret)
-    _verify_message_authenticator(packet, request_authenticator, secret)
-    return _verified(packet)
-
-
-def verify_status_response(
-    packet: Packet, request_authenticator: bytes, secret: Secret
-) -> VerifiedResponse:
-    """The answer to a Status-Server, over TLS: a Message-Authenticator only has to be right.
-
-    Raises `MalformedPacket` for another code and `BadAuthenticator`.  RFC 5997 §4.1 and §5:
-    the Response Authenticator decides, and there may be no other; radsecproxy 1.9 sends none.
-    """
-    if packet.code != ACCESS_ACCEPT:
-        raise MalformedPacket("not an answer to Status-Server")
-    _verify_response_authenticator(packet, request_authenticator, secret)
-    if packet.message_authenticator_at:
+    _verify_hash(packet, request_authenticator, secret)
+    if packet.message_authenticator_at or request_code == ACCESS_REQUEST:
         _verify_message_authenticator(packet, request_authenticator, secret)
-    return _verified(packet)
-
-
-def _verify_response_authenticator(
-    packet: Packet, request_authenticator: bytes, secret: Secret
-) -> None:
-    octets = packet.octets
-    expected = hashlib.md5(
-        octets[:4] + request_authenticator + octets[20:] + secret.reveal(), usedforsecurity=False
-    ).digest()
-    if not hmac.compare_digest(expected, packet.authenticator):
-        raise BadAuthenticator("Response Authenticator")
-
-
-def _verified(packet: Packet) -> VerifiedResponse:
     return VerifiedResponse(
         packet.code,
         packet.identifier,
@@ -198,6 +206,16 @@ def _verified(packet: Packet) -> VerifiedResponse:
         packet.octets,
         packet.message_authenticator_at,
     )
+
+
+def _verify_hash(packet: Packet, hashed_over: bytes, secret: Secret) -> None:
+    """The Response Authenticator (RFC 2865 §3), or that of an Accounting-Request over zeros."""
+    octets = packet.octets
+    expected = hashlib.md5(
+        octets[:4] + hashed_over + octets[20:] + secret.reveal(), usedforsecurity=False
+    ).digest()
+    if not hmac.compare_digest(expected, packet.authenticator):
+        raise BadAuthenticator("authenticator")
 
 
 def _verify_message_authenticator(packet: Packet, authenticator: bytes, secret: Secret) -> None:
@@ -217,17 +235,31 @@ def encode_request(
     attributes: Iterable[Attribute],
     secret: Secret,
 ) -> bytes:
-    """A signed Access-Request or Status-Server, Message-Authenticator first.
+    """A signed request, Message-Authenticator first.
 
-    `authenticator` is 16 octets that nobody can foretell.  Raises `LocalError` for attributes that
-    do not fit, a Message-Authenticator among them, or another code.
+    `authenticator` is 16 octets that nobody can foretell; Accounting-, Disconnect- and CoA-Request
+    get one of their own, octets 4 to 19 of the result.  Raises `LocalError` for attributes that do
+    not fit, a Message-Authenticator among them, or another code.
     """
-    if code not in _AUTHENTICATED_REQUESTS or len(authenticator) != 16:
+    if code not in RESPONSES_TO or len(authenticator) != 16:
         raise LocalError("not a request that is sent here")
     body = _write_attributes(attributes)
     header = _write_header(code, identifier, body)
+    if code in _SIGNED_REQUESTS:
+        return _sign(header, _ZEROS, body, secret)
     signature = hmac.digest(secret.reveal(), header + authenticator + body, "md5")
     return b"".join((header, authenticator, body[:2], signature, body[18:]))
+
+
+def _sign(header: bytes, over: bytes, body: bytes, secret: Secret) -> bytes:
+    """A packet with both signatures, made over the authenticator `over`."""
+    key = secret.reveal()
+    signature = hmac.digest(key, header + over + body, "md5")
+    signed = b"".join((body[:2], signature, body[18:]))
+    authenticator = hashlib.md5(
+        b"".join((header, over, signed, key)), usedforsecurity=False
+    ).digest()
+    return b"".join((header, authenticator, signed))
 
 
 def encode_response(
@@ -242,13 +274,7 @@ def encode_response(
         raise LocalError("not a response that is sent here")
     body = _write_attributes(attributes, request.attributes)
     header = _write_header(code, request.identifier, body)
-    key = secret.reveal()
-    signature = hmac.digest(key, header + request.authenticator + body, "md5")
-    signed = b"".join((body[:2], signature, body[18:]))
-    authenticator = hashlib.md5(
-        b"".join((header, request.authenticator, signed, key)), usedforsecurity=False
-    ).digest()
-    return b"".join((header, authenticator, signed))
+    return _sign(header, request.authenticator, body, secret)
 
 
 def _write_attributes(attributes: Iterable[Attribute], echoed: Attributes | None = None) -> bytes:
@@ -282,28 +308,3 @@ def _write_header(code: int, identifier: int, body: bytes) -> bytes:
 def proxy_states(attributes: Iterable[Attribute]) -> tuple[bytes, ...]:
     """The values of the Proxy-States, in order."""
     return tuple([value for kind, value in attributes if kind == PROXY_STATE])
-
-
-@lru_cache(maxsize=4)
-def load_dictionary(vendor_id: int = DEFAULT_VENDOR_ID) -> Dictionary:
-    """Pyrad's dictionary of all attributes used here, those of Roamkey under `vendor_id`."""
-    dictionary = Dictionary()
-    folder = resources.files("aaa.radius")
-    for name in ("dictionary.rfc", "dictionary.roamkey"):
-        text = (folder / name).read_text(encoding="ascii")
-        text = text.replace(f"\t{DEFAULT_VENDOR_ID}\n", f"\t{vendor_id}\n")
-        dictionary.ReadDictionary(io.StringIO(text))
-    return dictionary
-
-
-def describe(packet: Packet, vendor_id: int = DEFAULT_VENDOR_ID) -> tuple[tuple[str, str], ...]:
-    """Names and values of the attributes for people; octets as hex, unknown ones by number."""
-    dictionary = load_dictionary(vendor_id)
-    values = PyradPacket(packet=packet.octets, dict=dictionary)
-    described: list[tuple[str, str]] = []
-    for key in values.keys():  # noqa: SIM118 - pyrad names the keys in keys() alone
-        named = isinstance(key, str)
-        for value in PyradPacket.__getitem__(values, key):
-            text = value.hex() if isinstance(value, bytes) else str(value)
-            described.append((key if named else str(key), text))
-    return tuple(described)

@@ -13,6 +13,7 @@ import structlog
 from aaa.config import ForeignConfig
 from aaa.net.mobile_ip import resolve
 from aaa.net.radius_client import Server
+from aaa.net.transactions import Transaction
 from aaa.proxying import Refuse
 from aaa.radius.attributes import decode_access_request
 from aaa.radius.clients import Client, ClientTable
@@ -22,7 +23,7 @@ from aaa.radius.packet import ACCESS_REJECT
 from aaa.roles.foreign_aaa import Agent, route
 from aaa.serve.forwarding import Forwarder, NextHop
 from aaa.serve.process import split_address
-from aaa.serve.radius_server import RadiusServer, Transaction
+from aaa.serve.radius_server import RadiusServer
 from kdc.errors import LocalError
 
 REFUSED: Final = "foreign.refused"  # one counter for each reason
@@ -43,7 +44,7 @@ class ForeignServer:
             for c in config.client
         }
         clients = ClientTable(
-            Client(c.name, ip_network(c.address), c.secret_file) for c in config.client
+            Client(c.name, ip_network(c.address), (c.secret_file,)) for c in config.client
         )
         self._homes: dict[str, str] = {}
         hops: dict[str, NextHop] = {}

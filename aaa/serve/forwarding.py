@@ -8,11 +8,11 @@ from dataclasses import dataclass
 from typing import Final
 
 from aaa.net.radius_client import RadiusClient, Server
+from aaa.net.transactions import Transaction
 from aaa.proxying import Forward, take_reply
 from aaa.radius.counters import Counters
 from aaa.radius.errors import NoAnswer
 from aaa.radius.packet import ACCESS_REQUEST
-from aaa.serve.radius_server import Transaction
 from kdc.errors import LocalError, ReplyRefused, Unavailable
 from kdc.model import Secret
 

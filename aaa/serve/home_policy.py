@@ -48,7 +48,8 @@ def build_policy(
 def build_clients(clients: Clients) -> ClientTable:
     """The RADIUS clients; their secrets were read when the file was."""
     return ClientTable(
-        Client(c.name, ip_network(c.address), c.secret_file, frozenset(c.realms)) for c in clients
+        Client(c.name, ip_network(c.address), (c.secret_file,), frozenset(c.realms))
+        for c in clients
     )
 
 

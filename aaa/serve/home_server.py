@@ -13,6 +13,7 @@ from ipaddress import IPv4Address
 from typing import Final
 
 from aaa.exchange import AccessReject, Peer
+from aaa.net.transactions import Transaction
 from aaa.proxying import Refuse
 from aaa.radius.attributes import decode_access_request
 from aaa.radius.clients import ClientTable
@@ -21,7 +22,7 @@ from aaa.radius.errors import MalformedPacket
 from aaa.radius.packet import ACCESS_REJECT, proxy_states
 from aaa.roles.home_aaa import Admitted, admit, route
 from aaa.serve.forwarding import Forwarder, NextHop
-from aaa.serve.radius_server import RadiusServer, Transaction
+from aaa.serve.radius_server import RadiusServer
 from aaa.serve.registering import Answering, HomeAgentService
 from kdc.errors import DENIED_POORLY_FORMED, RemoteError
 

@@ -10,6 +10,7 @@ import time
 from collections.abc import Callable
 from dataclasses import dataclass
 
+from aaa.net.transactions import Transaction
 from aaa.net.udp import Address, Datagram, UdpEndpoint
 from aaa.radius import counters as names
 from aaa.radius.clients import Client, ClientTable
@@ -17,26 +18,29 @@ from aaa.radius.counters import Counters
 from aaa.radius.duplicates import DuplicateTable, RequestKey, Standing
 from aaa.radius.errors import BadAuthenticator, MalformedPacket
 from aaa.radius.packet import (
-    ACCESS_ACCEPT,
     ACCESS_REQUEST,
     STATUS_SERVER,
     Attributes,
+    Packet,
     VerifiedRequest,
     decode,
     encode_response,
     verify_request,
 )
+from aaa.radius.ports import AUTHENTICATION, Port
+from kdc.model import Secret
 
 
 @dataclass(slots=True, eq=False)
-class Transaction:
-    """One verified Access-Request of a client, answered or forgotten exactly once."""
+class UdpTransaction:
+    """One verified request of a client, answered or forgotten exactly once."""
 
     server: RadiusServer
     endpoint: UdpEndpoint
     source: Address
     client: Client
     request: VerifiedRequest
+    secret: Secret  # the one of the client's that it was signed with
     key: RequestKey
 
     def respond(self, code: int, attributes: Attributes) -> None:
@@ -49,7 +53,7 @@ class Transaction:
 
 
 class RadiusServer:
-    """`on_requests` gets the new verified Access-Requests of each drained batch."""
+    """`on_requests` gets the new verified requests of each drained batch; one kind of port."""
 
     def __init__(
         self,
@@ -57,10 +61,13 @@ class RadiusServer:
         counters: Counters,
         on_requests: Callable[[list[Transaction]], None],
         *,
+        port: Port = AUTHENTICATION,
         monotonic: Callable[[], float] = time.monotonic,
     ) -> None:
         self.duplicates = DuplicateTable()
-        self._clients = clients
+        self.clients = clients  # may be replaced at any time
+        self._port = port
+        self._codes = port.codes
         self._counters = counters
         self._on_requests = on_requests
         self._monotonic = monotonic
@@ -85,14 +92,18 @@ class RadiusServer:
 
     def _admit(
         self, endpoint: UdpEndpoint, octets: bytes, source: Address, now: float
-    ) -> Transaction | None:
+    ) -> UdpTransaction | None:
         """The order is that of cost: source, structure, signature, and only then any memory."""
-        client = self._clients.find(source[0])
+        client = self.clients.find(source[0])
         if client is None:
             self._counters.add(names.UNKNOWN_CLIENT)
             return None
         try:
-            request = verify_request(decode(octets), client.secret)
+            packet = decode(octets, signed=client.require_message_authenticator)
+            if packet.code not in self._codes:
+                self._counters.add(names.UNSUPPORTED)
+                return None
+            request, secret = _verify(packet, client)
         except MalformedPacket:
             self._counters.add(names.MALFORMED)
             return None
@@ -109,17 +120,18 @@ class RadiusServer:
             overload = standing is Standing.OVERLOAD
             self._counters.add(names.OVERLOAD if overload else names.DUPLICATE_IN_PROGRESS)
             return None
-        transaction = Transaction(self, endpoint, source, client, request, key)
-        if request.code == STATUS_SERVER:  # RFC 5997 §3: answered with an Access-Accept
+        transaction = UdpTransaction(self, endpoint, source, client, request, secret, key)
+        if request.code == STATUS_SERVER:
+            assert self._port.status_answer is not None
             self._counters.add(names.STATUS_SERVER)
-            transaction.respond(ACCESS_ACCEPT, ())
+            transaction.respond(self._port.status_answer, ())
             return None
         self._counters.add(names.REQUESTS)
         return transaction
 
-    def respond(self, transaction: Transaction, code: int, attributes: Attributes) -> None:
+    def respond(self, transaction: UdpTransaction, code: int, attributes: Attributes) -> None:
         # Step 10
-        octets = encode_response(code, transaction.request, attributes, transaction.client.secret)
+        octets = encode_response(code, transaction.request, attributes, transaction.secret)
         kept = self.duplicates.answer(
             transaction.key, transaction.request.authenticator, octets, self._monotonic()
         )
@@ -137,3 +149,20 @@ class RadiusServer:
     def close(self) -> None:
         for endpoint in self.endpoints:
             endpoint.close()
+
+
+def _verify(packet: Packet, client: Client) -> tuple[VerifiedRequest, Secret]:
+    """The request and the secret that it was signed with; raises as `verify_request`."""
+    for secret in client.secrets[:-1]:
+        try:
+            return _verify_by(packet, client, secret), secret
+        except BadAuthenticator:
+            continue
+    secret = client.secrets[-1]
+    return _verify_by(packet, client, secret), secret
+
+
+def _verify_by(packet: Packet, client: Client, secret: Secret) -> VerifiedRequest:
+    return verify_request(
+        packet, secret, require_message_authenticator=client.require_message_authenticator
+    )

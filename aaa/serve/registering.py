@@ -8,13 +8,13 @@ from typing import Final
 
 from aaa.config import KeyOutletSettings
 from aaa.exchange import AccessReject, AccessRequest, AccessResponse, Peer
+from aaa.net.transactions import Transaction
 from aaa.radius.attributes import encode_access_response
 from aaa.radius.counters import Counters
 from aaa.roles.home_agent import HomeAgent, HomeAgentPolicy
 from aaa.roles.home_agent_request import read_request
 from aaa.serve.exponentiation import ExponentiationPool
 from aaa.serve.key_outlet import SaOutlet
-from aaa.serve.radius_server import Transaction
 from aaa.serve.registrar import Registrar
 from aaa.serve.registrations import RegistrationPipeline, Work
 from kdc.distribution import KeyDistribution

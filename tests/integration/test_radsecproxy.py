@@ -19,12 +19,13 @@ from aaa.net.radsec_link import Watchdog
 from aaa.net.radsec_server import RadsecServer, RadsecTransaction
 from aaa.net.radsec_upstream import RadsecTarget
 from aaa.net.tls import load_contexts
+from aaa.net.transactions import Transaction
 from aaa.net.udp import Address
 from aaa.radius import counters as names
 from aaa.radius.clients import Client, ClientTable
 from aaa.radius.counters import Counters
 from aaa.radius.tls_peers import TlsPeer, TlsPeerTable
-from aaa.serve.radius_server import RadiusServer, Transaction
+from aaa.serve.radius_server import RadiusServer
 from kdc.model import Secret
 from tests.unit.net.authority import Authority, Issued
 from tests.unit.net.radsec import until
@@ -142,7 +143,7 @@ async def test_our_client_asks_radsecproxy(tmp_path: Path) -> None:
             transaction.respond(2, REPLY)
 
     behind = RadiusServer(
-        ClientTable([Client("proxy", ip_network("127.0.0.1/32"), Secret(SECRET.encode()))]),
+        ClientTable([Client("proxy", ip_network("127.0.0.1/32"), (Secret(SECRET.encode()),))]),
         udp_counters,
         on_requests,
     )

@@ -34,7 +34,7 @@ async def test_proxy_states_that_leave_no_room_for_a_reply(
     counters = Counters()
     network = ipaddress.ip_network("127.0.0.0/8")
     server = HomeServer(
-        ClientTable([Client("hub", network, SECRET)]),
+        ClientTable([Client("hub", network, (SECRET,))]),
         {"hub": Peer("hub", frozenset({"visited.example"}))},
         HomeAgents(),
         counters,

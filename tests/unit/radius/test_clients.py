@@ -13,7 +13,7 @@ from kdc.model import Secret
 
 
 def _client(name: str, network: str) -> Client:
-    return Client(name, ip_network(network), Secret(b"sixteen octets!!"))
+    return Client(name, ip_network(network), (Secret(b"sixteen octets!!"),))
 
 
 TABLE = ClientTable(
@@ -56,7 +56,7 @@ def test_a_flood_of_sources_is_not_remembered_for_ever() -> None:
 
 def test_a_short_secret_and_a_prefix_given_twice_are_refused() -> None:
     with pytest.raises(LocalError, match=r"short: .* 15 octets") as refused:
-        Client("short", ip_network("10.0.0.0/8"), Secret(b"fifteen octets!"))
+        Client("short", ip_network("10.0.0.0/8"), (Secret(b"fifteen octets!"),))
     assert "fifteen" not in str(refused.value)
     with pytest.raises(LocalError, match="a and b"):
         ClientTable([_client("a", "10.0.0.0/8"), _client("b", "10.0.0.0/8")])

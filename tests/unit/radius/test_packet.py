@@ -7,22 +7,24 @@ import hmac
 
 import pytest
 
+from aaa.radius.dictionary import describe, load_dictionary
 from aaa.radius.errors import BadAuthenticator, MalformedPacket
 from aaa.radius.packet import (
     ACCESS_ACCEPT,
     ACCESS_REJECT,
     ACCESS_REQUEST,
+    ACCOUNTING_REQUEST,
+    COA_REQUEST,
+    DISCONNECT_REQUEST,
     RADSEC_SECRET,
+    RESPONSES_TO,
     STATUS_SERVER,
     Packet,
     decode,
-    describe,
     encode_request,
     encode_response,
-    load_dictionary,
     verify_request,
     verify_response,
-    verify_status_response,
 )
 from kdc.errors import LocalError
 from kdc.model import Secret
@@ -73,15 +75,77 @@ def test_the_largest_packet_with_padding() -> None:
     filler = (b"\x01\xff" + bytes(253)) * 15
     attributes = MESSAGE_AUTHENTICATOR + filler + b"\x03\xe9" + bytes(231)
     assert len(attributes) == 4076
-    packet = decode(_packet(attributes) + b"padding")
-    assert len(packet.octets) == 4096
+    assert len(decode(_packet(attributes)).octets) == 4096
+    with pytest.raises(MalformedPacket):  # 4,097 octets: no UDP packet of RADIUS
+        decode(_packet(attributes) + b"p")
+    assert len(decode(_packet(attributes[:-233]) + b"padding").octets) == 4096 - 233
     assert decode(_packet(MESSAGE_AUTHENTICATOR + b"\x01\x02" * 199)).attributes[-1] == (1, b"")
 
 
-def test_accounting_is_structure_alone() -> None:
-    assert decode(_packet(b"\x01\x03a", code=4)).message_authenticator_at == 0
-    with pytest.raises(MalformedPacket):
-        verify_request(decode(_packet(MESSAGE_AUTHENTICATOR, code=4)), SECRET)
+@pytest.mark.parametrize("code", [ACCOUNTING_REQUEST, DISCONNECT_REQUEST, COA_REQUEST])
+def test_a_signed_request_has_an_authenticator_made_over_zeros(code: int) -> None:
+    """RFC 2866 §3 and RFC 5176 §3.4, computed here once more by hand."""
+    octets = encode_request(code, 5, AUTHENTICATOR, ((1, b"a"),), SECRET)
+    key = SECRET.reveal()
+    over_zeros = octets[:4] + bytes(16) + octets[20:]
+    assert octets[4:20] == hashlib.md5(over_zeros + key).digest()
+    unsigned = over_zeros[:22] + bytes(16) + over_zeros[38:]
+    assert octets[22:38] == hmac.digest(key, unsigned, "md5")
+    assert verify_request(decode(octets), SECRET).code == code
+    for at in range(len(octets)):
+        with pytest.raises((BadAuthenticator, MalformedPacket)):
+            verify_request(
+                decode(octets[:at] + bytes([octets[at] ^ 1]) + octets[at + 1 :], signed=False),
+                SECRET,
+            )
+
+
+def test_accounting_needs_no_message_authenticator_and_dynamic_authorization_does() -> None:
+    def signed(code: int, attributes: bytes) -> bytes:
+        header = bytes((code, 5)) + (20 + len(attributes)).to_bytes(2, "big")
+        key = SECRET.reveal()
+        return header + hashlib.md5(header + bytes(16) + attributes + key).digest() + attributes
+
+    request = verify_request(decode(signed(ACCOUNTING_REQUEST, b"\x01\x03a")), SECRET)
+    assert request.attributes == ((1, b"a"),)
+    with pytest.raises(BadAuthenticator):  # where there is one it must be right
+        verify_request(decode(signed(ACCOUNTING_REQUEST, MESSAGE_AUTHENTICATOR)), SECRET)
+    for code in (DISCONNECT_REQUEST, COA_REQUEST):
+        with pytest.raises(MalformedPacket):
+            decode(signed(code, b"\x01\x03a"))
+        with pytest.raises(BadAuthenticator):
+            verify_request(decode(signed(code, b"\x01\x03a"), signed=False), SECRET)
+
+
+def test_a_client_without_message_authenticator_may_not_have_a_proxy_state() -> None:
+    """CVE-2024-3596: the exception is for plain clients, never for a proxy."""
+    plain = decode(_packet(b"\x01\x03a"), signed=False)
+    with pytest.raises(BadAuthenticator):
+        verify_request(plain, SECRET)
+    verify_request(plain, SECRET, require_message_authenticator=False)
+    proxied = decode(_packet(b"\x01\x03a\x21\x03p"), signed=False)
+    with pytest.raises(BadAuthenticator):
+        verify_request(proxied, SECRET, require_message_authenticator=False)
+    wrong = decode(_packet(MESSAGE_AUTHENTICATOR), signed=False)
+    with pytest.raises(BadAuthenticator):
+        verify_request(wrong, SECRET, require_message_authenticator=False)
+    status = decode(_packet(b"", code=STATUS_SERVER), signed=False)
+    with pytest.raises(BadAuthenticator):
+        verify_request(status, SECRET, require_message_authenticator=False)
+
+
+@pytest.mark.parametrize("request_code", sorted(RESPONSES_TO))
+def test_a_response_answers_its_own_kind_of_request(request_code: int) -> None:
+    octets = encode_request(request_code, 9, AUTHENTICATOR, ((1, b"a"),), SECRET)
+    request = verify_request(decode(octets), SECRET)
+    for code in sorted(frozenset().union(*RESPONSES_TO.values())):
+        answer = decode(encode_response(code, request, ((25, b"c"),), SECRET))
+        assert answer.message_authenticator_at == 22
+        if code in RESPONSES_TO[request_code]:
+            verify_response(answer, octets[4:20], SECRET, request_code=request_code)
+        else:
+            with pytest.raises(MalformedPacket):
+                verify_response(answer, octets[4:20], SECRET, request_code=request_code)
 
 
 def test_every_flipped_octet_of_a_request_is_refused() -> None:
@@ -200,17 +264,25 @@ def test_an_answer_to_status_server_may_have_one_authenticator() -> None:
         return decode(header + signed + body, signed=False)
 
     key = RADSEC_SECRET
-    response = verify_status_response(answer(b"", b"radsec"), request_authenticator, key)
+    response = verify_response(
+        answer(b"", b"radsec"), request_authenticator, key, request_code=STATUS_SERVER
+    )
     assert (response.code, response.attributes) == (2, ())
     with pytest.raises(BadAuthenticator):
-        verify_status_response(answer(b"", b"radsic"), request_authenticator, key)
+        verify_response(
+            answer(b"", b"radsic"), request_authenticator, key, request_code=STATUS_SERVER
+        )
     with pytest.raises(BadAuthenticator):
-        verify_status_response(answer(b"", b"radsec"), bytes(16), key)
+        verify_response(answer(b"", b"radsec"), bytes(16), key, request_code=STATUS_SERVER)
     wrong = bytes([80, 18]) + bytes(16)
     with pytest.raises(BadAuthenticator):
-        verify_status_response(answer(wrong, b"radsec"), request_authenticator, key)
+        verify_response(
+            answer(wrong, b"radsec"), request_authenticator, key, request_code=STATUS_SERVER
+        )
     with pytest.raises(MalformedPacket):
-        verify_status_response(answer(b"", b"radsec", code=3), request_authenticator, key)
+        verify_response(
+            answer(b"", b"radsec", code=3), request_authenticator, key, request_code=STATUS_SERVER
+        )
     with pytest.raises(BadAuthenticator):  # for anything else it is not enough
         verify_response(answer(b"", b"radsec"), request_authenticator, key)
     with pytest.raises(MalformedPacket):
