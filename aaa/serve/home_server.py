@@ -19,9 +19,11 @@ from aaa.radius.attributes import decode_access_request
 from aaa.radius.clients import ClientTable
 from aaa.radius.counters import Counters
 from aaa.radius.errors import MalformedPacket
-from aaa.radius.packet import ACCESS_REJECT, proxy_states
+from aaa.radius.packet import proxy_states
+from aaa.radius.pools import HealthPolicy
 from aaa.roles.home_aaa import Admitted, admit, route
-from aaa.serve.forwarding import Forwarder, NextHop
+from aaa.serve.forwarding import Forwarder
+from aaa.serve.pools import NextHop, TimedPool, udp_pools
 from aaa.serve.radius_server import RadiusServer
 from aaa.serve.registering import Answering, HomeAgentService
 from kdc.errors import DENIED_POORLY_FORMED, RemoteError
@@ -38,8 +40,8 @@ class HomeAgents:
     """Those that a home serves: one in this process, others by RADIUS, by address."""
 
     local: HomeAgentService | None = None
-    remote: Mapping[IPv4Address, str] = field(default_factory=dict)  # names of `hops`
-    hops: Mapping[str, NextHop] = field(default_factory=dict)
+    remote: Mapping[IPv4Address, TimedPool] = field(default_factory=dict)
+    hops: Mapping[str, tuple[NextHop, HealthPolicy]] = field(default_factory=dict)
 
     @property
     def addresses(self) -> frozenset[IPv4Address]:
@@ -66,7 +68,8 @@ class HomeServer:
         self._realm, self._vendor_id = realm, vendor_id
         self._counters = counters
         self._answering = Answering(vendor_id, counters)
-        self._forwarder = Forwarder(agents.hops, counters, "home")
+        pools = udp_pools(agents.hops, agents.remote.values(), counters)
+        self._forwarder = Forwarder(pools, counters, "home")
 
     def _on_requests(self, transactions: list[Transaction]) -> None:
         for transaction in transactions:
@@ -107,12 +110,11 @@ class HomeServer:
         decision = route(
             admitted,
             transaction.request.attributes,
-            server=self._agents.remote[admitted.home_agent],
+            pool=self._agents.remote[admitted.home_agent].pool.name,
             entropy=os.urandom,
         )
         if isinstance(decision, Refuse):
-            self._counters.add(f"{REFUSED}.{decision.reason}")
-            transaction.respond(ACCESS_REJECT, decision.attributes)
+            self._forwarder.refuse(transaction, decision)
         else:
             self._forwarder.start(transaction, decision)
 
