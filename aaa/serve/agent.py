@@ -13,6 +13,7 @@ from typing import Final
 import structlog
 
 from aaa.config import AgentConfig
+from aaa.exchange import AccessReject
 from aaa.net.advertisement import write_advertisement
 from aaa.net.mobile_ip import resolve
 from aaa.net.radius_client import RadiusClient, Server
@@ -31,7 +32,7 @@ from aaa.serve.installed_log import InstalledLog
 from aaa.serve.key_outlet import SaOutlet
 from aaa.serve.process import split_address
 from aaa.serve.radius_server import RadiusServer
-from kdc.errors import LocalError, RemoteError, Unavailable
+from kdc.errors import FA_REGISTRATION_REFUSED, LocalError, RemoteError, Unavailable
 from kdc.keyuse.traffic import Party
 
 KEY_CHECK_EVERY_S: Final = 10.0
@@ -86,7 +87,7 @@ class AgentServer:
             )
         self._sessions = AgentSessions(
             self._identity,
-            Told(self._outlet, self._installed, self._accounting(config)),
+            Told(self._outlet, self._installed, self._accounting(config), agent.session_file),
             counters,
             interim_s=radius.accounting_interim_s,
         )
@@ -196,6 +197,8 @@ class AgentServer:
         # Large groups (`fa_dh = any`) take milliseconds, in which others are not to wait.
         large = relayed.side.has_large_group
         delivery = await asyncio.to_thread(conclude) if large else conclude()
+        if self._sessions.was_revoked(relayed, delivery):
+            delivery = self._role.conclude(relayed, AccessReject(FA_REGISTRATION_REFUSED))
         self._sessions.hand_on(relayed, delivery)
         self._deliver(delivery, source)
 

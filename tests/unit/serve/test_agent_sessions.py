@@ -10,6 +10,9 @@ from ipaddress import IPv4Address, IPv6Address
 from pathlib import Path
 from typing import Any
 
+import pytest
+from structlog.testing import capture_logs
+
 from aaa.exchange import AccessRequest
 from aaa.radius.accounting import AccountingRequest, decode_accounting_request
 from aaa.radius.counters import Counters
@@ -102,6 +105,7 @@ class Stage:
     folder: Path
     maximum: int = 16
     interim_s: float | None = None
+    session_file: Path | None = None
     clock: Clock = field(default_factory=Clock)
     books: Books = field(default_factory=Books)
     counters: Counters = field(default_factory=Counters)
@@ -112,7 +116,7 @@ class Stage:
         self.log = InstalledLog(self.folder / "installed.jsonl")
         self.sessions = AgentSessions(
             IDENTITY,
-            Told(self.outlet, self.log, self.books.accounting),
+            Told(self.outlet, self.log, self.books.accounting, self.session_file),
             self.counters,
             interim_s=self.interim_s,
             clock=self.clock,
@@ -314,4 +318,82 @@ async def test_an_ipv6_agent_is_compared_as_such(tmp_path: Path) -> None:
     request = asked(1, nas_address=IPv6Address("2001:db8::1"))
     answer = _ask(handler, request).answer
     assert answer == (DISCONNECT_NAK, ((101, (403).to_bytes(4, "big")),))
+    await stage.close()
+
+
+async def test_the_next_process_knows_what_the_last_one_served(tmp_path: Path) -> None:
+    first = Stage(tmp_path, session_file=tmp_path / "sessions.json")
+    for number in (1, 2, 3):
+        address = "10.20.0.1" if number < 3 else "10.20.0.3"
+        first.sessions.hand_on(relayed("192.0.2.9"), delivery(number, home_address=address))
+    await first.close()
+    assert (tmp_path / "sessions.json").stat().st_mode & 0o777 == 0o600
+    text = (tmp_path / "sessions.json").read_bytes()
+    for item in delivery(1).associations:
+        assert item.keys.reveal() not in text
+        assert item.keys.reveal().hex()[:24].encode() not in text
+
+    second = Stage(tmp_path, session_file=tmp_path / "sessions.json", clock=first.clock)
+    assert second.held() == {1002, 1003, 1004, 1005, 1006, 1007}
+    assert await second.books.statuses() == [
+        (AccountingStatus.ACCOUNTING_ON, None),
+        (AccountingStatus.START, None),
+        (AccountingStatus.START, None),
+    ]
+    earlier = {record.session_id for record in first.books.records}
+    assert not earlier & {record.session_id for record in second.books.records}
+    # The one that was replaced, and one of the others; the last is its sender's to end.
+    assert second.sessions.disconnect(asked(1))
+    assert second.sessions.disconnect(asked(2))
+    assert second.held() == {1006, 1007}
+    second.sessions.hand_on(
+        relayed("192.0.2.9"), Delivery(b"", 0, 0, Nai.parse("m-3@home.example"))
+    )
+    assert second.held() == set()
+    await second.close()
+    third = Stage(tmp_path, session_file=tmp_path / "sessions.json")
+    assert len(third.sessions) == 0
+    await third.close()
+
+
+UNBOUND = """{"schema": "roamkey/agent-sessions", "version": 1, "sessions": [{"number": "1",
+"realm": "h.ex", "class_id": "00", "spis": [256], "binding": "no name of ours",
+"sender": "192.0.2.9", "alias": "m-1@h.ex", "began_at": 0, "expires_at": 99999999999}]}"""
+
+
+@pytest.mark.parametrize(
+    "content",
+    [
+        "",
+        "[]",
+        '{"schema": "roamkey/agent-sessions", "version": 2, "sessions": []}',
+        '{"schema": "roamkey/agent-sessions", "version": 1, "sessions": [{}]}',
+        UNBOUND,
+    ],
+)
+async def test_a_file_that_is_no_file_of_sessions_is_replaced(content: str, tmp_path: Path) -> None:
+    path = tmp_path / "sessions.json"
+    path.write_text(content)
+    path.chmod(0o600)
+    with capture_logs() as logs:
+        stage = Stage(tmp_path, session_file=path)
+    assert "the file of sessions is replaced" in [item["event"] for item in logs]
+    assert len(stage.sessions) == 0
+    await stage.close()
+    assert json.loads(path.read_text())["schema"] == "roamkey/agent-sessions"
+
+
+async def test_a_reply_that_comes_twice_does_not_bring_back_what_home_has_ended(
+    tmp_path: Path,
+) -> None:
+    stage = Stage(tmp_path)
+    node, granted = relayed("192.0.2.9"), delivery(1)
+    assert not stage.sessions.was_revoked(node, granted)
+    stage.sessions.hand_on(node, granted)
+    assert not stage.sessions.was_revoked(node, granted)
+    assert stage.sessions.disconnect(asked(1))
+    assert stage.sessions.was_revoked(node, granted)
+    assert not stage.sessions.was_revoked(node, delivery(2))
+    stage.clock.ahead_s += LIFETIME_S + 1
+    assert not stage.sessions.was_revoked(node, granted)
     await stage.close()
