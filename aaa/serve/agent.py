@@ -123,7 +123,8 @@ class AgentServer:
         """Where mobile nodes ask, and home if it is configured; raises `OSError`."""
         self._endpoint = UdpEndpoint.open(address, self._on_batch)
         if self._disconnects is not None:
-            self._disconnects.listen(self._disconnects_at)
+            at = self._disconnects.listen(self._disconnects_at).address
+            log.info("dynamic authorization", address=":".join(map(str, at)))
         self._sessions.open()
         return self._endpoint
 
