@@ -79,7 +79,13 @@ class ForeignServices:
                 tuple(c for c in clients.values() if isinstance(c, Peer)),
             ),
             lambda server, realm: _is_home(find_route(realm), server),
-            PeerRequests(addresses, counters, AGENT_PATIENCE, connections=front),
+            PeerRequests(
+                addresses,
+                counters,
+                AGENT_PATIENCE,
+                connections=front,
+                visitors=frozenset(c.name for c in config.client if c.san),
+            ),
             counters,
             vendor_id=config.foreign.vendor_id,
         )
