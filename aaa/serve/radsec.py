@@ -101,7 +101,8 @@ class TlsServers:
                 contexts,
                 counters,
                 limits=limits_within(deadline_s),
-                watchdog=watchdog_within(deadline_s),
+                # The usual watchdog: pools find another server in time, and one that is only slow
+                # is not to lose its connection with all that is under way.
             )
 
     def take_requests(self, handler: Callable[[list[Transaction]], None]) -> None:
