@@ -1,4 +1,4 @@
-"""Dynamic authorization over TLS while parties go and come back: over what the peers have opened."""
+"""Dynamic authorization over TLS while parties go and come back, over what they have opened."""
 
 from __future__ import annotations
 
