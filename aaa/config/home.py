@@ -6,12 +6,12 @@ from typing import Annotated, Literal, Self
 
 from pydantic import AfterValidator, Field, model_validator
 
+from aaa.config.clients import RadiusClient, RejectDelay
 from aaa.config.fields import (
     FaNai,
     HomeRealm,
     Ipv4Network,
     Listen,
-    Network,
     PublicKey,
     SocketAddress,
     VendorId,
@@ -46,6 +46,7 @@ class HomeAgentPolicySection(StrictModel):
     fa_key_trust: Literal["heard", "pinned"] = "heard"
     default_suites: Together = ("aes-256-gcm",)
     overlap_s: float = Field(default=60, ge=0, le=3600)
+    reject_delay_s: RejectDelay = 1.0
 
 
 class HomeSection(HomeAgentPolicySection):
@@ -70,12 +71,9 @@ class KnownForeignAgent(StrictModel):
     pinned_keys: tuple[PublicKey, ...] = ()
 
 
-class HomeClient(StrictModel):
+class HomeClient(RadiusClient):
     """[[client]] of home.toml: a foreign AAA, and the realms that it may speak for."""
 
-    name: Text
-    address: Network
-    secret_file: SharedSecret = Field(repr=False)
     realms: Annotated[tuple[Realm, ...], NotEmpty]
 
 
@@ -125,12 +123,9 @@ def _realm_or_any(realms: tuple[str, ...]) -> tuple[str, ...]:
     return realms
 
 
-class HomeAgentClient(StrictModel):
+class HomeAgentClient(RadiusClient):
     """[[client]] of home-agent.toml: our home AAA (realms = ["*"]), or a foreign agent itself."""
 
-    name: Text
-    address: Network
-    secret_file: SharedSecret = Field(repr=False)
     realms: Annotated[tuple[Literal["*"] | Realm, ...], NotEmpty, AfterValidator(_realm_or_any)]
 
 

@@ -7,6 +7,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Final
 
+from aaa.net.observing import UNOBSERVED, Observer
 from aaa.net.radius_client import RadiusClient, Server
 from aaa.net.transactions import Transaction
 from aaa.proxying import Forward, take_reply
@@ -32,11 +33,17 @@ class NextHop:
 class Forwarder:
     """The requests under way to `hops`, by name; counters begin with `prefix`."""
 
-    def __init__(self, hops: Mapping[str, NextHop], counters: Counters, prefix: str) -> None:
+    def __init__(
+        self,
+        hops: Mapping[str, NextHop],
+        counters: Counters,
+        prefix: str,
+        observer: Observer = UNOBSERVED,
+    ) -> None:
         self._hops = hops
         self._counters = counters
         self._prefix = prefix
-        self._client = RadiusClient(counters)
+        self._client = RadiusClient(counters, observer=observer)
         self._under_way: set[asyncio.Task[None]] = set()
 
     def start(self, transaction: Transaction, forward: Forward) -> None:

@@ -14,14 +14,17 @@ import structlog
 
 from aaa.config import HomeConfig
 from aaa.net.mobile_ip import resolve
+from aaa.net.observing import Observer
 from aaa.net.radius_client import Server
 from aaa.radius.counters import Counters
+from aaa.serve.client_policy import build_door
 from aaa.serve.forwarding import NextHop
 from aaa.serve.home_policy import build_clients, build_peers, build_policy
 from aaa.serve.home_server import HomeAgents, HomeServer
 from aaa.serve.housekeeping import keep_house, tell_counters
 from aaa.serve.process import split_address
 from aaa.serve.registering import HomeAgentService
+from aaa.serve.watch import Watch, watching
 from kdc.center import KeyDistributionCenter
 from kdc.distribution import LocalKeyDistribution
 from kdc.store import Store
@@ -30,14 +33,19 @@ log = structlog.get_logger("aaa.home")
 
 
 async def serve_home(
-    config: HomeConfig, *, stop: asyncio.Event, ready: Callable[[], None] | None = None
+    config: HomeConfig,
+    *,
+    stop: asyncio.Event,
+    ready: Callable[[], None] | None = None,
+    trace: bool = False,
 ) -> None:
     """Serves until `stop`, then answers what it has taken in and returns.
 
     Raises `LocalError` (database, KEK, schema) before it has bound any address.
     """
     counters = Counters()
-    async with local_home_agent(config, counters) as local:
+    watch = Watch(log, vendor_id=config.home.vendor_id, trace=trace)
+    async with local_home_agent(config, counters, watch) as local:
         server = HomeServer(
             build_clients(config.client),
             build_peers(config.client),
@@ -55,13 +63,15 @@ async def serve_home(
             counters,
             realm=config.home.realm,
             vendor_id=config.home.vendor_id,
+            door=build_door(config.client, counters, watch, config.home.reject_delay_s),
         )
-        await serve_radius(server, config.home.listen, counters, log, stop=stop, ready=ready)
+        async with watching(watch, server.radius.clients):
+            await serve_radius(server, config.home.listen, counters, log, stop=stop, ready=ready)
 
 
 @asynccontextmanager
 async def local_home_agent(
-    config: HomeConfig, counters: Counters
+    config: HomeConfig, counters: Counters, observer: Observer
 ) -> AsyncIterator[HomeAgentService | None]:
     """The home agent of this process with its database, or None where all are behind it."""
     home, database = config.home, config.database
@@ -84,6 +94,7 @@ async def local_home_agent(
             counters,
             keys=config.keys,
             overlap_s=home.overlap_s,
+            observer=observer,
         )
         housekeeping = asyncio.create_task(keep_house(store, counters, log))
         try:

@@ -16,6 +16,7 @@ from aaa.net.radsec_client import RadsecClient
 from aaa.net.radsec_link import Watchdog
 from aaa.net.radsec_upstream import ClientLimits
 from aaa.radius.counters import Counters
+from aaa.serve.client_policy import build_door
 from aaa.serve.home import serve_radius
 from aaa.serve.home_policy import build_clients, build_peers, build_policy
 from aaa.serve.home_server import HomeAgents, HomeServer
@@ -24,6 +25,7 @@ from aaa.serve.process import on_hangup
 from aaa.serve.radsec import read_contexts, targets
 from aaa.serve.registering import HomeAgentService
 from aaa.serve.remote_kdc import RemoteKeyDistribution
+from aaa.serve.watch import Watch, watching
 
 log = structlog.get_logger("aaa.home_agent")
 
@@ -54,7 +56,10 @@ async def serve_home_agent(
     policy = build_policy(
         section, (section.nai, section.address), config.foreign_agent, config.negotiation
     )
-    service = HomeAgentService(policy, kdc, counters, keys=config.keys, overlap_s=section.overlap_s)
+    watch = Watch(log, vendor_id=section.vendor_id)
+    service = HomeAgentService(
+        policy, kdc, counters, keys=config.keys, overlap_s=section.overlap_s, observer=watch
+    )
     server = HomeServer(
         build_clients(config.client),
         build_peers(config.client),
@@ -62,12 +67,14 @@ async def serve_home_agent(
         counters,
         realm=section.realm,
         vendor_id=section.vendor_id,
+        door=build_door(config.client, counters, watch, section.reject_delay_s),
     )
     telling = asyncio.create_task(tell_counters(counters, log))
     on_hangup(lambda: client.reload(read_contexts(config.tls)), log)
     try:
         service.open()
-        await serve_radius(server, section.listen, counters, log, stop=stop, ready=ready)
+        async with watching(watch, server.radius.clients):
+            await serve_radius(server, section.listen, counters, log, stop=stop, ready=ready)
     finally:
         telling.cancel()
         await service.close()

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
-from ipaddress import IPv4Address, IPv4Network, ip_network
+from ipaddress import IPv4Address, IPv4Network
 
 from aaa.config.home import (
     ANY_REALM,
@@ -14,8 +14,9 @@ from aaa.config.home import (
 )
 from aaa.exchange import Peer
 from aaa.policy import HomeNegotiation
-from aaa.radius.clients import Client, ClientTable
+from aaa.radius.clients import ClientTable
 from aaa.roles.home_agent import HomeAgentPolicy
+from aaa.serve.client_policy import build_client
 from kdc.model import Nai
 
 Clients = Iterable[HomeClient | HomeAgentClient]
@@ -47,10 +48,7 @@ def build_policy(
 
 def build_clients(clients: Clients) -> ClientTable:
     """The RADIUS clients; their secrets were read when the file was."""
-    return ClientTable(
-        Client(c.name, ip_network(c.address), (c.secret_file,), frozenset(c.realms))
-        for c in clients
-    )
+    return ClientTable(build_client(c, frozenset(c.realms)) for c in clients)
 
 
 def build_peers(clients: Clients) -> dict[str, Peer]:

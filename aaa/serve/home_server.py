@@ -19,8 +19,9 @@ from aaa.radius.attributes import decode_access_request
 from aaa.radius.clients import ClientTable
 from aaa.radius.counters import Counters
 from aaa.radius.errors import MalformedPacket
-from aaa.radius.packet import ACCESS_REJECT, proxy_states
+from aaa.radius.packet import proxy_states
 from aaa.roles.home_aaa import Admitted, admit, route
+from aaa.serve.door import Door
 from aaa.serve.forwarding import Forwarder, NextHop
 from aaa.serve.radius_server import RadiusServer
 from aaa.serve.registering import Answering, HomeAgentService
@@ -50,7 +51,7 @@ class HomeAgents:
 class HomeServer:
     """Joins a RADIUS server to home agents."""
 
-    def __init__(
+    def __init__(  # noqa: PLR0913 - what it joins
         self,
         clients: ClientTable,
         peers: Mapping[str, Peer],
@@ -59,21 +60,26 @@ class HomeServer:
         *,
         realm: str,
         vendor_id: int,
+        door: Door | None = None,
     ) -> None:
-        self.radius = RadiusServer(clients, counters, self._on_requests)
+        """Without a `door` no client has a limit, no refusal waits and nothing is told."""
+        self._door = door or Door(counters)
+        self._observer = self._door.observer
+        self.radius = RadiusServer(clients, counters, self._on_requests, observer=self._observer)
         self._peers, self._agents = peers, agents
         self._addresses = agents.addresses
         self._realm, self._vendor_id = realm, vendor_id
         self._counters = counters
-        self._answering = Answering(vendor_id, counters)
-        self._forwarder = Forwarder(agents.hops, counters, "home")
+        self._answering = Answering(vendor_id, counters, self._door)
+        self._forwarder = Forwarder(agents.hops, counters, "home", self._observer)
 
     def _on_requests(self, transactions: list[Transaction]) -> None:
-        for transaction in transactions:
+        for transaction in self._door.admit(transactions):
             try:
                 self._on_request(transaction)
             except (MalformedPacket, RemoteError) as error:
-                self._answering.answer(transaction, AccessReject(error.reply_code))
+                denial = AccessReject(error.reply_code, reason=str(error))
+                self._answering.answer(transaction, denial)
         if self._agents.local is not None:
             self._agents.local.start_batches()
 
@@ -83,7 +89,8 @@ class HomeServer:
         if len(states) > MAXIMUM_PROXY_STATES or sum(map(len, states)) > _PROXY_STATE_OCTETS:
             # They are echoed: what would leave no room for a reply must not be granted.
             self._counters.add(f"{REFUSED}.proxy_states")
-            self._answering.answer(transaction, AccessReject(DENIED_POORLY_FORMED))
+            denial = AccessReject(DENIED_POORLY_FORMED, reason="too many Proxy-States to echo")
+            self._answering.answer(transaction, denial)
             return
         access = decode_access_request(transaction.request, self._vendor_id)
         # Step 4
@@ -98,6 +105,7 @@ class HomeServer:
         elif admitted.home_agent in self._agents.remote:
             self._forward(transaction, admitted)
         elif self._agents.local is not None:
+            self._tell(transaction, "admitted for", "the home agent of this process")
             self._agents.local.submit(
                 access, admitted.peer, partial(self._answering.answer, transaction)
             )
@@ -112,9 +120,16 @@ class HomeServer:
         )
         if isinstance(decision, Refuse):
             self._counters.add(f"{REFUSED}.{decision.reason}")
-            transaction.respond(ACCESS_REJECT, decision.attributes)
+            self._tell(transaction, "refused:", decision.reason)
+            self._door.reject(transaction, decision.attributes)
         else:
+            self._tell(transaction, "forwarded to", decision.server)
             self._forwarder.start(transaction, decision)
+
+    def _tell(self, transaction: Transaction, what: str, which: str) -> None:
+        if self._observer.on:
+            name = transaction.client.name
+            self._observer.decided(name, transaction.request, f"{what} {which}")
 
     async def drain(self) -> None:
         """Takes nothing more in, and waits until everything taken has been answered."""
@@ -122,6 +137,7 @@ class HomeServer:
         await self._forwarder.drain()
         if self._agents.local is not None:
             await self._agents.local.drain()
+        self._door.close()
 
     def close(self) -> None:
         self._forwarder.close()

@@ -27,6 +27,8 @@ from kdc.model import Pair, Secret
 from kdc.records import Admission, Fate, Issued, Settled, VerifiedRegistration
 
 MAXIMUM_WAITING: Final = 8192
+# A client asks again after 2 s (foreign.toml, timeout_s): nobody would wait for what waits longer.
+MAXIMUM_WAIT_S: Final = 1.5
 MAXIMUM_CLOCK_ERROR_S: Final = 1.0  # PROTOCOL section 3: a node further off says 130
 _ATTEMPTS: Final = 4
 _JUDGED_A_TURN: Final = 32
@@ -48,6 +50,7 @@ class Work:
     peer: Peer
     send: Callable[[AccessResponse | None], None]
     attempts: int = 0
+    waits_since: float = 0.0  # monotonic
     answered: bool = False
 
     def answer(self, response: AccessResponse | None) -> None:
@@ -69,27 +72,45 @@ class RegistrationPipeline:
         *,
         entropy: Callable[[int], bytes],
         on_granted: Callable[[VerifiedRegistration, Issued], None] | None = None,
+        on_shed: Callable[[str], None] | None = None,
         clock: Callable[[], float] = time.time,
+        monotonic: Callable[[], float] = time.monotonic,
     ) -> None:
-        """`on_granted` is told of each grant that has been committed, before it is answered."""
+        """`on_granted` is told of each grant that has been committed, before it is answered.
+
+        `on_shed` is told whose request is refused for want of room, by the name of the peer.
+        """
         self._kdc = kdc
         self._registrar = registrar
         self._exponentiations = exponentiations
         self._counters = counters
         self._entropy = entropy
         self._on_granted = on_granted
+        self._on_shed = on_shed
         self._clock = clock
+        self._monotonic = monotonic
         self._batches: Batches[Work] = Batches(self._run)
         self._slow: set[asyncio.Task[None]] = set()
         self._slow_records: set[int] = set()  # those of the requests under way alone
 
     def submit(self, work: Work) -> None:
-        """Takes the request in, or answers 130 at once where too many are waiting."""
-        if self._batches.waiting >= MAXIMUM_WAITING:
-            self._counters.add(SHED)
-            work.answer(AccessReject(DENIED_RESOURCES))
+        """Takes the request in, or answers 130 at once where it would wait too long."""
+        work.waits_since = self._monotonic()
+        oldest = self._batches.oldest
+        if oldest is not None and (
+            work.waits_since - oldest.waits_since > MAXIMUM_WAIT_S
+            or self._batches.waiting >= MAXIMUM_WAITING
+        ):
+            self._shed([work])
             return
         self._batches.add(work)
+
+    def _shed(self, batch: list[Work]) -> None:
+        self._counters.add(SHED, len(batch))
+        if self._on_shed is not None:
+            for work in batch:
+                self._on_shed(work.peer.name)
+        _answer_all(batch, AccessReject(DENIED_RESOURCES, reason="too much is waiting"))
 
     def start_batches(self) -> None:
         """To be called once a turn, when the socket is drained."""
@@ -166,6 +187,8 @@ class RegistrationPipeline:
             raise
         finally:
             self._slow_records.discard(item.record_id)
+        for work in again:
+            work.waits_since = self._monotonic()  # it has been worked on since it came
         self._batches.put_back(again)
         self._batches.start()
 
@@ -225,7 +248,7 @@ class RegistrationPipeline:
             try:
                 verdict = self._registrar.judge(work.structured, admission, work.peer)
             except RemoteError as error:
-                work.answer(AccessReject(error.reply_code))
+                work.answer(AccessReject(error.reply_code, reason=str(error)))
             except LocalError:
                 self._counters.add(UNANSWERABLE)
                 work.answer(AccessReject(DENIED_RESOURCES))
@@ -253,8 +276,7 @@ class RegistrationPipeline:
         try:
             results = await self._exponentiations.run(jobs)
         except Unavailable:
-            self._counters.add(SHED, len(waiting))
-            _answer_all([item.work for item in waiting], AccessReject(DENIED_RESOURCES))
+            self._shed([item.work for item in waiting])
             return
         shares: dict[int, dict[Pair, DhShare | None]] = {}
         for (item, e), result in zip(wanted, results, strict=True):
