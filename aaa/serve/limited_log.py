@@ -36,7 +36,7 @@ class LimitedLog:
         self._said: dict[tuple[str, str], _Said] = {}
         self._swept_at = 0.0
 
-    def warning(self, event: str, source: str, **fields: str) -> None:
+    def tell(self, event: str, source: str, **fields: str) -> None:
         """One line with its `source`, or none; `event` is its kind."""
         now = self._monotonic()
         key = (event, source)

@@ -29,7 +29,10 @@ _DROPPED: Final = {
     names.BAD_AUTHENTICATOR: "bad authenticator",
     names.UNSUPPORTED: "a code that does not belong to this port",
     names.OVERLOAD: "no room for another request",
+    names.CLIENT_MALFORMED: "malformed reply",
+    names.CLIENT_BAD_AUTHENTICATOR: "bad authenticator of a reply: is the secret right?",
 }
+_EVERYDAY: Final = {names.CLIENT_UNEXPECTED: "a reply that nobody waits for"}  # a late one
 _NOTICED: Final = {
     observing.OVER_LIMIT: "more requests than requests_per_second of this client",
     observing.SHED: "overload: registrations are refused early",
@@ -64,12 +67,14 @@ class Watch:
 
     def dropped(self, hop: Hop, octets: bytes, why: str) -> None:
         """One line of the log in a while, by the client, or by the address of a stranger."""
-        event = _DROPPED.get(why, why)
+        event = _DROPPED.get(why) or _EVERYDAY.get(why, why)
         host = hop.address[0]
-        if hop.name:
-            self._limited.warning(event, hop.name, address=host)
+        if why in _EVERYDAY:
+            pass  # counted, and shown if somebody looks on
+        elif hop.name:
+            self._limited.tell(event, hop.name, address=host)
         else:
-            self._limited.warning(event, host)
+            self._limited.tell(event, host)
         if not self.on:
             return
         if why == names.UNKNOWN_CLIENT:
@@ -82,7 +87,7 @@ class Watch:
         if what == observing.UNSIGNED:
             self._unsigned[client] = self._unsigned.get(client, 0) + 1
         else:
-            self._limited.warning(_NOTICED.get(what, what), client)
+            self._limited.tell(_NOTICED.get(what, what), client)
 
     def warn_of_exceptions(self, clients: Iterable[Client]) -> None:
         """At the start, and when clients have changed: who may send what can be forged."""
