@@ -20,6 +20,7 @@ from aaa.radius.packet import Packet
 from aaa.serve.limited_log import LimitedLog
 from aaa.serve.process import on_user_signal
 from aaa.serve.trace import Trace
+from kdc.secret_quality import SecretQuality, explain, judge_secret
 
 DAY_S: Final = 86400.0
 
@@ -90,8 +91,10 @@ class Watch:
             self._limited.tell(_NOTICED.get(what, what), client)
 
     def warn_of_exceptions(self, clients: Iterable[Client]) -> None:
-        """At the start, and when clients have changed: who may send what can be forged."""
+        """At the start, and when clients have changed: what of them is taken and weak."""
         for client in clients:
+            if SecretQuality.WEAK in map(judge_secret, client.secrets):
+                self._log.warning(explain(SecretQuality.WEAK), source=client.name)
             if not client.require_message_authenticator:
                 self._log.warning(
                     "require_message_authenticator = false: who is on the way can forge answers"

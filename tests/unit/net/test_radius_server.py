@@ -31,6 +31,7 @@ from aaa.radius.packet import (
     verify_response,
 )
 from aaa.serve.door import LIMITED, Door
+from aaa.serve.radius_probe import answers_status
 from aaa.serve.radius_server import RadiusServer
 from aaa.serve.reject_delay import (
     DELAYED,
@@ -115,16 +116,8 @@ class Stage:
         await self.status()
 
     async def status(self) -> None:
-        probe = asyncio.Queue[bytes]()
-        end = UdpEndpoint.open(
-            ("127.0.0.1", 0), lambda batch: [probe.put_nowait(o) for o, _ in batch] and None
-        )
-        try:
-            end.send_many([(request(250, code=STATUS_SERVER), self.address)])
-            octets = await asyncio.wait_for(probe.get(), 5)
-        finally:
-            end.close()
-        assert octets[0] == ACCESS_ACCEPT
+        secret = NEW.reveal()
+        assert await answers_status(self.address, secret, timeout_s=5, source="127.0.0.1")
 
     async def hear(self) -> bytes:
         return await asyncio.wait_for(self.heard.get(), 5)

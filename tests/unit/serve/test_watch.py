@@ -15,7 +15,7 @@ from aaa.radius.packet import encode_request
 from aaa.serve.watch import Watch
 from kdc.model import Secret
 
-SECRET = Secret(b"PLANTED shared secret")
+SECRET = Secret(b"PLANTED shared secret, long enough")
 HUB = Hop("UDP", "hub", ("192.0.2.1", 1645))
 STRANGER = Hop("UDP", "", ("2001:db8::1", 1645))
 
@@ -42,6 +42,15 @@ def test_an_exception_is_told_at_the_start_and_with_its_count_when_it_was_used()
         watch.tell_exceptions()
         watch.tell_exceptions()
     assert [(line["source"], line["count"]) for line in logged] == [("old", 3)]
+
+
+def test_a_weak_secret_is_told_at_the_start_without_the_secret() -> None:
+    network = ipaddress.ip_network("192.0.2.0/24")
+    weak = Client("weak", network, (SECRET, Secret(b"PLANTED for 16oct")))
+    with capture_logs() as logged:
+        _watch().warn_of_exceptions([_client("good", required=True), weak])
+    assert [line["source"] for line in logged] == ["weak"]
+    assert "PLANTED" not in repr(logged)
 
 
 def test_dropped_packets_are_told_by_client_and_strangers_by_address() -> None:
