@@ -23,6 +23,7 @@ from aaa.serve.registrations import (
     CONFLICTS,
     MAXIMUM_WAIT_S,
     MAXIMUM_WAITING,
+    REFUSING_AFTER_S,
     SHED,
     UNANSWERABLE,
     RegistrationPipeline,
@@ -263,7 +264,7 @@ def test_what_would_wait_longer_than_its_client_is_refused_at_once() -> None:
         stage = Stage(World())
         relayed = relayed_by(stage.world)
         stage.submit(0, relayed)
-        stage.monotonic += MAXIMUM_WAIT_S
+        stage.monotonic += REFUSING_AFTER_S
         stage.submit(1, relayed)  # just in time
         stage.monotonic += 0.01
         stage.submit(2, relayed)
@@ -277,6 +278,26 @@ def test_what_would_wait_longer_than_its_client_is_refused_at_once() -> None:
 
     stage = asyncio.run(play())
     assert all(isinstance(stage.answers[number], AccessAccept) for number in (0, 1, 3))
+
+
+def test_what_has_waited_too_long_is_not_begun() -> None:
+    """Those that came while nothing was old, and were more than could be done in time."""
+
+    async def play() -> Stage:
+        stage = Stage(World())
+        relayed = relayed_by(stage.world)
+        stage.submit(0, relayed)
+        stage.monotonic += REFUSING_AFTER_S
+        stage.submit(1, relayed)
+        stage.monotonic += MAXIMUM_WAIT_S - REFUSING_AFTER_S + 0.01
+        await stage.finish()
+        return stage
+
+    stage = asyncio.run(play())
+    assert stage.answers[0] == AccessReject(DENIED_RESOURCES)
+    assert isinstance(stage.answers[1], AccessAccept)
+    assert stage.counters[SHED] == 1
+    assert len(stage.world.store.registrations) == 1
 
 
 def test_more_than_may_wait_are_refused_at_once() -> None:
