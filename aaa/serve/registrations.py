@@ -27,11 +27,12 @@ from kdc.model import Pair, Secret
 from kdc.records import Admission, Fate, Issued, Settled, VerifiedRegistration
 
 MAXIMUM_WAITING: Final = 8192
-# A client asks again after 2 s (foreign.toml, timeout_s).  Nothing is begun that has waited longer,
-# and while something has waited for half of that, what comes is refused at once: the queue that is
-# there is more than is done in time when requests come much faster than they are worked on.
-MAXIMUM_WAIT_S: Final = 2.0
-REFUSING_AFTER_S: Final = 1.0
+# A client asks again after 2 s (foreign.toml, timeout_s), and a batch takes a part of that.  Nothing
+# is begun that has waited longer, and while something has waited for half as long, what comes is
+# refused at once: when requests come faster than they are worked on, the queue that is there is
+# more than can be done in time.
+MAXIMUM_WAIT_S: Final = 1.5
+REFUSING_AFTER_S: Final = 0.75
 MAXIMUM_CLOCK_ERROR_S: Final = 1.0  # PROTOCOL section 3: a node further off says 130
 _ATTEMPTS: Final = 4
 _JUDGED_A_TURN: Final = 32
