@@ -27,7 +27,7 @@ from kdc.model import Pair, Secret
 from kdc.records import Admission, Fate, Issued, Settled, VerifiedRegistration
 
 MAXIMUM_WAITING: Final = 8192
-# A client asks again after 2 s (foreign.toml, timeout_s), and a batch takes a part of that.  Nothing
+# A client asks again after 2 s (foreign.toml, timeout_s); a batch takes a part of that.  Nothing
 # is begun that has waited longer, and while something has waited for half as long, what comes is
 # refused at once: when requests come faster than they are worked on, the queue that is there is
 # more than can be done in time.
