@@ -164,7 +164,8 @@ def describe_response(response: AccessResponse | None) -> str:
         case AccessAccept():
             return "granted"
         case AccessChallenge():
-            return f"denied with {response.registration_reply[1]}"  # RFC 5944 §3.4: Code
+            code = response.registration_reply[1]  # RFC 5944 §3.4
+            return f"denied with {code}, {MEANINGS.get(code, 'see the reply')}"
         case AccessReject():
             reason = response.reason or MEANINGS.get(response.code, "not routable")
             return f"denied with {response.code}, {reason}"

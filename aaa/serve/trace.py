@@ -6,6 +6,7 @@ them never are.
 
 from __future__ import annotations
 
+import contextlib
 import sys
 from collections.abc import Callable, Iterable
 from datetime import UTC, datetime
@@ -78,5 +79,6 @@ def _of(hop: Hop) -> str:
 
 
 def _write_to_standard_error(text: str) -> None:
-    sys.stderr.write(text)
-    sys.stderr.flush()
+    with contextlib.suppress(OSError):  # whoever looked on has gone: nobody's request fails by it
+        sys.stderr.write(text)
+        sys.stderr.flush()
