@@ -27,12 +27,13 @@ from kdc.model import Pair, Secret
 from kdc.records import Admission, Fate, Issued, Settled, VerifiedRegistration
 
 MAXIMUM_WAITING: Final = 8192
-# A client asks again after 2 s (foreign.toml, timeout_s); a batch takes a part of that.  Nothing
-# is begun that has waited longer, and while something has waited for half as long, what comes is
-# refused at once: when requests come faster than they are worked on, the queue that is there is
-# more than can be done in time.
-MAXIMUM_WAIT_S: Final = 1.5
-REFUSING_AFTER_S: Final = 0.75
+# A client asks again after 2 s (foreign.toml, timeout_s) and gives up after 6: while something has
+# waited so long that it has been asked for again, what comes is refused at once, and when requests
+# come so much faster than they are worked on that the queue grew too long meanwhile, nothing is
+# begun that has waited for half of the client's patience.  Less would refuse what only waits for
+# another KDC to take over, which takes up to 2 s (RemoteKeyDistribution, its watchdog).
+REFUSING_AFTER_S: Final = 2.0
+MAXIMUM_WAIT_S: Final = 3.0
 MAXIMUM_CLOCK_ERROR_S: Final = 1.0  # PROTOCOL section 3: a node further off says 130
 _ATTEMPTS: Final = 4
 _JUDGED_A_TURN: Final = 32
