@@ -6,8 +6,9 @@ where to forward is a role's affair, signatures and sockets are others'.
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Final
+from typing import Final, NamedTuple
 
 from kdc.errors import ReplyRefused
 
@@ -27,21 +28,39 @@ _ROOM_OCTETS: Final = 4096 - 20 - 18
 Attributes = tuple[tuple[int, bytes], ...]
 
 
+# By the code of a request what says no to it: Access-Reject (RFC 2865 §4.3), Disconnect-NAK and
+# CoA-NAK (RFC 5176 §2.3).  An Accounting-Request has no such answer (RFC 2866 §4.2: what is not
+# recorded is not acknowledged), and its client tries again.
+_REFUSALS: Final = {1: 3, 40: 42, 43: 45}
+
+
+class Route(NamedTuple):
+    """Where requests for a realm go: servers that can stand in for each other."""
+
+    pool: str
+    servers: tuple[str, ...]  # the names of its members
+
+
 @dataclass(frozen=True, slots=True)
 class Forward:
-    """Send `attributes` to `server`; a reply must carry exactly `proxy_states`, ours the last."""
+    """Send `attributes` to `pool`; a reply must carry exactly `proxy_states`, ours the last."""
 
-    server: str  # the name of the next hop
+    pool: str  # the name of the servers that may be the next hop
     attributes: Attributes
     proxy_states: tuple[bytes, ...]
 
 
 @dataclass(frozen=True, slots=True)
 class Refuse:
-    """Answer with an Access-Reject of `attributes`; `reason` is for log and counters alone."""
+    """Say no, with `attributes`; `reason` is for log and counters alone."""
 
     reason: str
     attributes: Attributes = ()
+
+    @staticmethod
+    def code(request_code: int) -> int | None:
+        """The code of the answer; None where there is none and the request is dropped."""
+        return _REFUSALS.get(request_code)
 
 
 def realm_of_operator(operator_name: bytes) -> str | None:
@@ -54,15 +73,31 @@ def realm_of_operator(operator_name: bytes) -> str | None:
         return None
 
 
+def judge_assertions(
+    fa_realm: str, operator_name: bytes | None, may_speak_for: Callable[[str], bool]
+) -> Refuse | None:
+    """None where a peer may say what it says (PROTOCOL section 9), or why it may not.
+
+    The realm of the FA, and that of an Operator-Name, must be configured for it.
+    """
+    if not may_speak_for(fa_realm):
+        return Refuse("fa_realm")
+    if operator_name is not None:
+        realm = realm_of_operator(operator_name)
+        if realm is None or not may_speak_for(realm):
+            return Refuse("operator_realm")
+    return None
+
+
 def unroutable(reason: str) -> Refuse:
-    """An Access-Reject that tells why (RFC 5176 §3.5, RFC 2607)."""
+    """A refusal that tells why (RFC 5176 §3.5, RFC 2607)."""
     return Refuse(reason, ((ERROR_CAUSE, NOT_ROUTABLE.to_bytes(4, "big")),))
 
 
 def forward(
-    server: str, attributes: Attributes, *, operator_name: bytes | None, own_proxy_state: bytes
+    pool: str, attributes: Attributes, *, operator_name: bytes | None, own_proxy_state: bytes
 ) -> Forward | Refuse:
-    """The request for the next hop: `operator_name` in the place of any that was given.
+    """The request for the next hop, one of `pool`: `operator_name` in the place of any given.
 
     What has gone round too often, or no longer fits a packet, is refused.
     """
@@ -76,7 +111,7 @@ def forward(
         return Refuse("too_long")
     if len(kept) >= MAXIMUM_ATTRIBUTES:  # the Message-Authenticator is one more
         return Refuse("too_many_attributes")
-    return Forward(server, tuple(kept), _proxy_states(kept))
+    return Forward(pool, tuple(kept), _proxy_states(kept))
 
 
 def _proxy_states(attributes: Attributes | list[tuple[int, bytes]]) -> tuple[bytes, ...]:

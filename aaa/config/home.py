@@ -17,6 +17,7 @@ from aaa.config.fields import (
     VendorId,
 )
 from aaa.config.keys import KeyOutletSettings
+from aaa.config.servers import Deadline, UdpServer
 from aaa.config.tls import TlsPeer, TlsServer, TlsSettings
 from aaa.policy import HomeNegotiation, NotEmpty, Together
 from kdc.config import (
@@ -25,7 +26,6 @@ from kdc.config import (
     Ipv4,
     LogSettings,
     Realm,
-    SharedSecret,
     StrictModel,
     Text,
 )
@@ -55,6 +55,7 @@ class HomeSection(HomeAgentPolicySection):
     nai: ConfiguredNai | None = None
     address: Ipv4 | None = None
     dynamic_addresses: Ipv4Network | None = None
+    agent_deadline_s: Deadline = 2.25  # of [[home_agent]]; shorter than that of a proxy before us
 
     @model_validator(mode="after")
     def _is_whole(self) -> Self:
@@ -77,15 +78,14 @@ class HomeClient(RadiusClient):
     realms: Annotated[tuple[Realm, ...], NotEmpty]
 
 
-class HomeAgentServer(StrictModel):
-    """[[home_agent]] of home.toml: a home agent in another process, behind this home AAA."""
+class HomeAgentServer(UdpServer):
+    """[[home_agent]] of home.toml: a home agent in another process, behind this home AAA.
 
-    name: Text
+    Several of one address are one home agent in several processes, asked in the order of the file.
+    """
+
     address: Ipv4
     server: SocketAddress
-    secret_file: SharedSecret = Field(repr=False)
-    timeout_s: float = Field(default=2.0, gt=0, le=30)
-    retries: int = Field(default=1, ge=0, le=10)
 
 
 class HomeConfig(StrictModel):
@@ -107,13 +107,13 @@ class HomeConfig(StrictModel):
                 "expected [database] beside home.nai and home.address, for a home agent in this"
                 " process, or none of them"
             )
-        addresses = [item.address for item in self.home_agent]
-        if self.home.address is not None:
-            addresses.append(self.home.address)
-        if not addresses:
+        if self.home.address is None and not self.home_agent:
             raise ValueError("expected a home agent: home.nai and home.address, or [[home_agent]]")
-        if len(set(addresses)) != len(addresses):
-            raise ValueError("expected each home agent to have an address of its own")
+        if self.home.address in [item.address for item in self.home_agent]:
+            raise ValueError("expected no [[home_agent]] with the address of the one in here")
+        names = [item.name for item in self.home_agent]
+        if len(set(names)) != len(names):
+            raise ValueError("expected each [[home_agent]] to have a name of its own")
         return self
 
 
@@ -135,7 +135,7 @@ class HomeAgentSection(HomeAgentPolicySection):
     name: Text
     nai: ConfiguredNai
     address: Ipv4
-    kdc_deadline_s: float = Field(default=3.0, gt=0, le=30)
+    kdc_deadline_s: float = Field(default=2.0, gt=0, le=30)  # shorter than agent_deadline_s
 
 
 class HomeAgentConfig(StrictModel):

@@ -31,16 +31,26 @@ from kdc.model import Secret
 
 IDENTIFIERS: Final = 256  # a source port has no more requests outstanding (RFC 2865 §2.5)
 MAXIMUM_SOURCE_SOCKETS: Final = 64  # to one server: 16,384 outstanding
-_JITTER: Final = 0.1  # RFC 5080 §2.2.1: not all clients at once
+_JITTER: Final = 0.1  # RFC 5080 §2.2.1, RAND: not all clients at once
 
 
 @dataclass(frozen=True, slots=True)
 class Server:
-    """Where to send: a numeric (host, port), and how long to wait for each of 1 + retries sends."""
+    """Where to send: a numeric (host, port), and when again, by RFC 5080 §2.2.1.
+
+    After `timeout_s` (IRT) it is sent a second time, each further wait is twice the last one up
+    to `maximum_timeout_s` (MRT), and there are at most 1 + retries sends (MRC).
+    """
 
     address: Address
     timeout_s: float = 3.0
     retries: int = 3
+    maximum_timeout_s: float = 16.0
+
+    @property
+    def deadline_s(self) -> float:
+        """MRD where a caller names none: as long as sends without backoff would take."""
+        return self.timeout_s * (1 + self.retries)
 
 
 @dataclass(slots=True, eq=False)
@@ -50,6 +60,8 @@ class _Pending:
     secret: Secret
     server: Server
     retries_left: int
+    wait_s: float  # RT, the last one
+    ends_at: float  # by the loop's clock
     answered: asyncio.Future[VerifiedResponse]
     timer: asyncio.TimerHandle | None = None
 
@@ -81,14 +93,22 @@ class RadiusClient:
         self._sources: dict[Address, list[_Source]] = {}
 
     async def exchange(
-        self, code: int, attributes: Attributes, secret: Secret, server: Server
+        self,
+        code: int,
+        attributes: Attributes,
+        secret: Secret,
+        server: Server,
+        *,
+        deadline_s: float | None = None,
     ) -> VerifiedResponse:
         """The authentic response to one request.
 
-        Raises `NoAnswer` after the last timeout, `Unavailable` with too many outstanding, and
-        `LocalError` for attributes that do not fit.  A response that does not verify, or whose
-        Proxy-States are not those sent, is ignored and counted.  Cancelling frees the identifier.
+        Raises `NoAnswer` when `deadline_s`, or else the server's, has passed, `Unavailable` with
+        too many outstanding, and `LocalError` for attributes that do not fit.  A response that does
+        not verify, or whose Proxy-States are not those sent, is ignored and counted.  Cancelling
+        frees the identifier.
         """
+        loop = asyncio.get_running_loop()
         source = self._reserve(server.address)
         identifier = source.free.popleft()
         try:
@@ -98,7 +118,9 @@ class RadiusClient:
                 secret=secret,
                 server=server,
                 retries_left=server.retries,
-                answered=asyncio.get_running_loop().create_future(),
+                wait_s=server.timeout_s * (1 + _rand()),
+                ends_at=loop.time() + (server.deadline_s if deadline_s is None else deadline_s),
+                answered=loop.create_future(),
             )
             source.pending[identifier] = pending
             self._counters.add(names.CLIENT_SENT)
@@ -135,18 +157,21 @@ class RadiusClient:
         source.endpoint.send_many([(pending.octets, pending.server.address)])
         if self._observer.on:
             self._observer.packet(Hop("UDP", "", pending.server.address), pending.octets, "sent")
-        delay_s = pending.server.timeout_s * (1 + random.uniform(-_JITTER, _JITTER))  # noqa: S311
         loop = asyncio.get_running_loop()
-        pending.timer = loop.call_later(delay_s, self._on_timeout, source, pending)
+        at = pending.ends_at
+        if pending.retries_left:
+            at = min(at, loop.time() + pending.wait_s)
+        pending.timer = loop.call_at(at, self._on_timeout, source, pending)
 
     def _on_timeout(self, source: _Source, pending: _Pending) -> None:
         if pending.answered.done():
             return
-        if pending.retries_left == 0:
+        if not pending.retries_left or asyncio.get_running_loop().time() >= pending.ends_at:
             self._counters.add(names.CLIENT_NO_ANSWER)
             pending.answered.set_exception(NoAnswer("no authentic response"))
             return
         pending.retries_left -= 1
+        pending.wait_s = _next_wait_s(pending.wait_s, pending.server.maximum_timeout_s)
         self._counters.add(names.CLIENT_RETRANSMITTED)
         self._transmit(source, pending)
 
@@ -195,3 +220,13 @@ class RadiusClient:
                         pending.answered.set_exception(NoAnswer("closed"))
                 source.endpoint.close()
         self._sources.clear()
+
+
+def _rand() -> float:
+    return random.uniform(-_JITTER, _JITTER)  # noqa: S311 - RFC 5080: need not be unforeseeable
+
+
+def _next_wait_s(last_s: float, maximum_s: float) -> float:
+    """RT = 2*RTprev + RAND*RTprev, or MRT + RAND*MRT where that is more than MRT."""
+    wait_s = last_s * (2 + _rand())
+    return wait_s if wait_s <= maximum_s else maximum_s * (1 + _rand())

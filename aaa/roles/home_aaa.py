@@ -17,7 +17,7 @@ from aaa.proxying import (
     Forward,
     Refuse,
     forward,
-    realm_of_operator,
+    judge_assertions,
 )
 from kdc.errors import DENIED_UNKNOWN_HOME_AGENT
 from kdc.wire.registration import decode_home_agent
@@ -52,26 +52,21 @@ def route(
     admitted: Admitted,
     attributes: Attributes,
     *,
-    server: str,
+    pool: str,
     entropy: Callable[[int], bytes],
 ) -> Forward | Refuse:
     """Step 5 for a home agent behind us: what it gets, once its peer may say what it says.
 
-    The home agent knows us alone, so that what the peer may speak for is judged here (PROTOCOL
-    section 9): the realm of the FA, and that of an Operator-Name, must be configured for it.
+    The home agent knows us alone, so that what the peer may speak for is judged here.
     """
     # Step 5
     access, peer = admitted.access, admitted.peer
-    if not peer.may_speak_for(access.fa_nai.realm):
-        return Refuse("fa_realm")
-    operator_name = access.operator_name
-    if operator_name is not None:
-        realm = realm_of_operator(operator_name)
-        if realm is None or not peer.may_speak_for(realm):
-            return Refuse("operator_realm")
+    refused = judge_assertions(access.fa_nai.realm, access.operator_name, peer.may_speak_for)
+    if refused is not None:
+        return refused
     return forward(
-        server,
+        pool,
         attributes,
-        operator_name=operator_name,
+        operator_name=access.operator_name,
         own_proxy_state=entropy(OWN_PROXY_STATE_OCTETS),
     )

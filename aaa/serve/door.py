@@ -54,10 +54,7 @@ class Door:
         return False
 
     def reject(self, transaction: Transaction, attributes: Attributes) -> None:
-        """A plain Access-Reject, made here, after the delay.
-
-        What does not fit a packet beside the request's Proxy-States is counted and forgotten.
-        """
+        """A plain Access-Reject, made here, after the delay."""
         self._rejects.reject(transaction, attributes)
 
     def close(self) -> None:

@@ -10,24 +10,25 @@ from typing import Final
 import structlog
 
 from aaa.config import ForeignConfig
-from aaa.net.mobile_ip import resolve
-from aaa.net.radius_client import Server
+from aaa.config.foreign import ForeignClient
+from aaa.exchange import Peer
 from aaa.net.transactions import Transaction
-from aaa.proxying import Refuse
+from aaa.proxying import Refuse, Route, unroutable
 from aaa.radius.attributes import decode_access_request
 from aaa.radius.clients import ClientTable
 from aaa.radius.counters import Counters
 from aaa.radius.errors import MalformedPacket
+from aaa.radius.routing import realm_of_request
 from aaa.roles.foreign_aaa import Agent, route
 from aaa.serve.client_policy import build_client, build_door
+from aaa.serve.configured_pools import home_pools, realm_table, udp_hop
 from aaa.serve.door import Door
-from aaa.serve.forwarding import Forwarder, NextHop
+from aaa.serve.forwarding import Forwarder
+from aaa.serve.pools import udp_pools
 from aaa.serve.process import split_address
 from aaa.serve.radius_server import RadiusServer
 from aaa.serve.watch import Watch, watching
-from kdc.errors import LocalError
 
-REFUSED: Final = "foreign.refused"  # one counter for each reason
 COUNTERS_EVERY_S: Final = 60.0
 
 log = structlog.get_logger("aaa.foreign")
@@ -41,28 +42,19 @@ class ForeignServer:
         self._realm = config.foreign.realm
         self._counters = counters
         self._door = door
-        self._observer = door.observer
-        self._agents = {
-            c.name: Agent(c.name, c.fa_nai, c.nas_address, c.nas_identifier.encode())
-            for c in config.client
-        }
-        self._homes: dict[str, str] = {}
-        hops: dict[str, NextHop] = {}
-        for item in config.home_server:
-            address = resolve(*split_address(item.address))
-            server = Server(address, item.timeout_s, item.retries)
-            hops[item.name] = NextHop(server, item.secret_file)
-            for realm in item.realms:
-                if realm in self._homes:
-                    raise LocalError(f"home_server {item.name}: {realm} has a server already")
-                self._homes[realm] = item.name
+        self._clients = {c.name: _client(c) for c in config.client}
+        pools = home_pools(config)
+        self._routes = {each.pool.name: Route(each.pool.name, each.pool.members) for each in pools}
+        self._realms = realm_table(config)
+        hops = {item.name: udp_hop(item, item.address) for item in config.home_server}
         self.radius = RadiusServer(
             ClientTable(map(build_client, config.client)),
             counters,
             self._on_requests,
-            observer=self._observer,
+            observer=door.observer,
         )
-        self._forwarder = Forwarder(hops, counters, "foreign", self._observer)
+        ways = udp_pools(hops, pools, counters, door.observer)
+        self._forwarder = Forwarder(ways, counters, "foreign", door)
 
     def _on_requests(self, transactions: list[Transaction]) -> None:
         for transaction in self._door.admit(transactions):
@@ -70,43 +62,49 @@ class ForeignServer:
 
     def _on_request(self, transaction: Transaction) -> None:
         # Step 3
+        realm = realm_of_request(transaction.request.attributes)
+        if realm is None:
+            self._forwarder.refuse(transaction, unroutable("user_name"))
+            return
         try:
             access = decode_access_request(transaction.request, self._vendor_id)
         except MalformedPacket:
-            self._refuse(transaction, Refuse("malformed"))
+            self._forwarder.refuse(transaction, Refuse("malformed"))
             return
+        pool = self._realms.find(realm)
         decision = route(
             access,
             transaction.request.attributes,
-            agent=self._agents[transaction.client.name],
+            client=self._clients[transaction.client.name],
             own_realm=self._realm,
-            homes=self._homes,
+            way=None if pool is None else self._routes[pool],
             entropy=os.urandom,
         )
         if isinstance(decision, Refuse):
-            self._refuse(transaction, decision)
+            self._forwarder.refuse(transaction, decision)
             return
-        self._tell(transaction, "forwarded to", decision.server)
-        self._forwarder.start(transaction, decision)
-
-    def _tell(self, transaction: Transaction, what: str, which: str) -> None:
-        if self._observer.on:
-            name = transaction.client.name
-            self._observer.decided(name, transaction.request, f"{what} {which}")
-
-    def _refuse(self, transaction: Transaction, decision: Refuse) -> None:
-        self._counters.add(f"{REFUSED}.{decision.reason}")
-        self._tell(transaction, "refused:", decision.reason)
-        self._door.reject(transaction, decision.attributes)
+        # The same registration goes to the same home, however often it is sent.
+        self._forwarder.start(
+            transaction,
+            decision,
+            key=access.registration_request,
+            avoid=frozenset((transaction.client.name,)),
+        )
 
     async def drain(self) -> None:
-        """Waits for what is under way; each ends by its own timeout."""
+        """Waits for what is under way; each ends by the deadline of its pool."""
         await self._forwarder.drain()
         self._door.close()
 
     def close(self) -> None:
         self._forwarder.close()
         self.radius.close()
+
+
+def _client(client: ForeignClient) -> Agent | Peer:
+    if client.fa_nai is None or client.nas_address is None or client.nas_identifier is None:
+        return Peer(client.name, frozenset(client.realms or ()))
+    return Agent(client.name, client.fa_nai, client.nas_address, client.nas_identifier.encode())
 
 
 async def serve_foreign(

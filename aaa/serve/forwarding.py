@@ -3,61 +3,86 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Mapping
-from dataclasses import dataclass
 from typing import Final
 
-from aaa.net.observing import UNOBSERVED, Observer
-from aaa.net.radius_client import RadiusClient, Server
 from aaa.net.transactions import Transaction
-from aaa.proxying import Forward, take_reply
+from aaa.proxying import Attributes, Forward, Refuse, take_reply
 from aaa.radius.counters import Counters
 from aaa.radius.errors import NoAnswer
-from aaa.radius.packet import ACCESS_REQUEST
+from aaa.radius.packet import ACCESS_REJECT
+from aaa.serve.door import Door
+from aaa.serve.pools import Pools
 from kdc.errors import LocalError, ReplyRefused, Unavailable
-from kdc.model import Secret
 
+REFUSED: Final = "refused"  # one counter for each reason: home.refused.loop
+DROPPED: Final = "dropped"  # refused, and by its code without an answer
 NO_ANSWER: Final = "no_answer"
 REPLY_DISCARDED: Final = "reply_discarded"
 TOO_LONG: Final = "response_too_long"
 
 
-@dataclass(frozen=True, slots=True)
-class NextHop:
-    """Where a named server is, and the secret that is shared with it."""
-
-    server: Server
-    secret: Secret
-
-
 class Forwarder:
-    """The requests under way to `hops`, by name; counters begin with `prefix`."""
+    """The requests under way to `pools`, of any code; counters begin with `prefix`."""
 
     def __init__(
-        self,
-        hops: Mapping[str, NextHop],
-        counters: Counters,
-        prefix: str,
-        observer: Observer = UNOBSERVED,
+        self, pools: Pools, counters: Counters, prefix: str, door: Door | None = None
     ) -> None:
-        self._hops = hops
+        """Without a `door` no refusal waits and nothing is told."""
+        self._pools = pools
         self._counters = counters
         self._prefix = prefix
-        self._client = RadiusClient(counters, observer=observer)
+        self._door = door or Door(counters)
         self._under_way: set[asyncio.Task[None]] = set()
 
-    def start(self, transaction: Transaction, forward: Forward) -> None:
-        """Sends it; the answer, when it comes, is the transaction's."""
-        task = asyncio.get_running_loop().create_task(self._forward(transaction, forward))
+    def start(
+        self,
+        transaction: Transaction,
+        forward: Forward,
+        *,
+        key: bytes = b"",
+        avoid: frozenset[str] = frozenset(),
+    ) -> None:
+        """Sends it; the answer, when it comes, is the transaction's.
+
+        Equal keys go to one server, in a pool by consistent hash.  `avoid` names servers that it
+        must not go to.
+        """
+        self._tell(transaction, "forwarded to", forward.pool)
+        task = asyncio.get_running_loop().create_task(
+            self._forward(transaction, forward, key, avoid)
+        )
         self._under_way.add(task)
         task.add_done_callback(self._under_way.discard)
 
-    async def _forward(self, transaction: Transaction, forward: Forward) -> None:
+    def refuse(self, transaction: Transaction, refuse: Refuse) -> None:
+        """Says no, without the attributes if they do not fit.
+
+        A request that has no such answer is dropped, and counted as that as well.
+        """
+        self._counters.add(f"{self._prefix}.{REFUSED}.{refuse.reason}")
+        self._tell(transaction, "refused:", refuse.reason)
+        code = refuse.code(transaction.request.code)
+        if code is None:
+            self._counters.add(f"{self._prefix}.{DROPPED}.{refuse.reason}")
+            transaction.forget()  # and its client asks again (RFC 2866 §2)
+        elif code == ACCESS_REJECT:
+            self._door.reject(transaction, refuse.attributes)
+        elif not self._respond(transaction, code, refuse.attributes):
+            self._respond(transaction, code, ())
+
+    def _tell(self, transaction: Transaction, what: str, which: str) -> None:
+        if self._door.observer.on:
+            name = transaction.client.name
+            self._door.observer.decided(name, transaction.request, f"{what} {which}")
+
+    async def _forward(
+        self, transaction: Transaction, forward: Forward, key: bytes, avoid: frozenset[str]
+    ) -> None:
         """There and back; without an authentic reply nothing is said to the client."""
-        hop = self._hops[forward.server]
+        code = transaction.request.code
         try:
-            reply = await self._client.exchange(
-                ACCESS_REQUEST, forward.attributes, hop.secret, hop.server
+            reply = await self._pools.exchange(
+                forward.pool, code, forward.attributes, key=key, avoid=avoid
             )
             attributes = take_reply(reply.attributes, forward)
         except (NoAnswer, Unavailable):
@@ -71,16 +96,22 @@ class Forwarder:
             transaction.forget()
             raise
         else:
-            try:
-                transaction.respond(reply.code, attributes)
-            except LocalError:
-                self._counters.add(f"{self._prefix}.{TOO_LONG}")
+            if not self._respond(transaction, reply.code, attributes):
                 transaction.forget()
 
+    def _respond(self, transaction: Transaction, code: int, attributes: Attributes) -> bool:
+        """False where that, and the Proxy-States that are echoed, do not fit a packet."""
+        try:
+            transaction.respond(code, attributes)
+        except LocalError:
+            self._counters.add(f"{self._prefix}.{TOO_LONG}")
+            return False
+        return True
+
     async def drain(self) -> None:
-        """Waits for what is under way; each ends by its own timeout."""
+        """Waits for what is under way; each ends by the deadline of its pool."""
         if self._under_way:
             await asyncio.wait(self._under_way)
 
     def close(self) -> None:
-        self._client.close()
+        self._pools.close()

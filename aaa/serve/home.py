@@ -13,12 +13,10 @@ from contextlib import asynccontextmanager
 import structlog
 
 from aaa.config import HomeConfig
-from aaa.net.mobile_ip import resolve
 from aaa.net.observing import Observer
-from aaa.net.radius_client import Server
 from aaa.radius.counters import Counters
 from aaa.serve.client_policy import build_door
-from aaa.serve.forwarding import NextHop
+from aaa.serve.configured_pools import agent_pools, udp_hop
 from aaa.serve.home_policy import build_clients, build_peers, build_policy
 from aaa.serve.home_server import HomeAgents, HomeServer
 from aaa.serve.housekeeping import keep_house, tell_counters
@@ -51,14 +49,8 @@ async def serve_home(
             build_peers(config.client),
             HomeAgents(
                 local,
-                {item.address: item.name for item in config.home_agent},
-                {
-                    item.name: NextHop(
-                        Server(resolve(*split_address(item.server)), item.timeout_s, item.retries),
-                        item.secret_file,
-                    )
-                    for item in config.home_agent
-                },
+                agent_pools(config.home_agent, config.home.agent_deadline_s),
+                {item.name: udp_hop(item, item.server) for item in config.home_agent},
             ),
             counters,
             realm=config.home.realm,

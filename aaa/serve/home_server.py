@@ -20,9 +20,11 @@ from aaa.radius.clients import ClientTable
 from aaa.radius.counters import Counters
 from aaa.radius.errors import MalformedPacket
 from aaa.radius.packet import proxy_states
+from aaa.radius.pools import HealthPolicy
 from aaa.roles.home_aaa import Admitted, admit, route
 from aaa.serve.door import Door
-from aaa.serve.forwarding import Forwarder, NextHop
+from aaa.serve.forwarding import Forwarder
+from aaa.serve.pools import NextHop, TimedPool, udp_pools
 from aaa.serve.radius_server import RadiusServer
 from aaa.serve.registering import Answering, HomeAgentService
 from kdc.errors import DENIED_POORLY_FORMED, RemoteError
@@ -39,8 +41,8 @@ class HomeAgents:
     """Those that a home serves: one in this process, others by RADIUS, by address."""
 
     local: HomeAgentService | None = None
-    remote: Mapping[IPv4Address, str] = field(default_factory=dict)  # names of `hops`
-    hops: Mapping[str, NextHop] = field(default_factory=dict)
+    remote: Mapping[IPv4Address, TimedPool] = field(default_factory=dict)
+    hops: Mapping[str, tuple[NextHop, HealthPolicy]] = field(default_factory=dict)
 
     @property
     def addresses(self) -> frozenset[IPv4Address]:
@@ -71,7 +73,8 @@ class HomeServer:
         self._realm, self._vendor_id = realm, vendor_id
         self._counters = counters
         self._answering = Answering(vendor_id, counters, self._door)
-        self._forwarder = Forwarder(agents.hops, counters, "home", self._observer)
+        pools = udp_pools(agents.hops, agents.remote.values(), counters, self._observer)
+        self._forwarder = Forwarder(pools, counters, "home", self._door)
 
     def _on_requests(self, transactions: list[Transaction]) -> None:
         for transaction in self._door.admit(transactions):
@@ -105,7 +108,9 @@ class HomeServer:
         elif admitted.home_agent in self._agents.remote:
             self._forward(transaction, admitted)
         elif self._agents.local is not None:
-            self._tell(transaction, "admitted for", "the home agent of this process")
+            if self._observer.on:
+                told = "admitted for the home agent of this process"
+                self._observer.decided(transaction.client.name, transaction.request, told)
             self._agents.local.submit(
                 access, admitted.peer, partial(self._answering.answer, transaction)
             )
@@ -115,21 +120,13 @@ class HomeServer:
         decision = route(
             admitted,
             transaction.request.attributes,
-            server=self._agents.remote[admitted.home_agent],
+            pool=self._agents.remote[admitted.home_agent].pool.name,
             entropy=os.urandom,
         )
         if isinstance(decision, Refuse):
-            self._counters.add(f"{REFUSED}.{decision.reason}")
-            self._tell(transaction, "refused:", decision.reason)
-            self._door.reject(transaction, decision.attributes)
+            self._forwarder.refuse(transaction, decision)
         else:
-            self._tell(transaction, "forwarded to", decision.server)
             self._forwarder.start(transaction, decision)
-
-    def _tell(self, transaction: Transaction, what: str, which: str) -> None:
-        if self._observer.on:
-            name = transaction.client.name
-            self._observer.decided(name, transaction.request, f"{what} {which}")
 
     async def drain(self) -> None:
         """Takes nothing more in, and waits until everything taken has been answered."""

@@ -27,13 +27,13 @@ from kdc.model import Pair, Secret
 from kdc.records import Admission, Fate, Issued, Settled, VerifiedRegistration
 
 MAXIMUM_WAITING: Final = 8192
-# A client asks again after 2 s (foreign.toml, timeout_s) and gives up after 6: while something has
-# waited so long that it has been asked for again, what comes is refused at once, and when requests
-# come so much faster than they are worked on that the queue grew too long meanwhile, nothing is
-# begun that has waited for half of the client's patience.  Less would refuse what only waits for
+# A foreign AAA asks again after 2 s and gives up after 2.5 (foreign.toml, deadline_s): while
+# something has waited so long that it has been asked for again, what comes is refused at once, and
+# what has waited until nobody wants it is not begun, for when requests come so much faster than
+# they are worked on that the queue grew too long meanwhile.  Less would refuse what only waits for
 # another KDC to take over, which takes up to 2 s (RemoteKeyDistribution, its watchdog).
 REFUSING_AFTER_S: Final = 2.0
-MAXIMUM_WAIT_S: Final = 3.0
+MAXIMUM_WAIT_S: Final = 2.5
 MAXIMUM_CLOCK_ERROR_S: Final = 1.0  # PROTOCOL section 3: a node further off says 130
 _ATTEMPTS: Final = 4
 _JUDGED_A_TURN: Final = 32

@@ -45,7 +45,7 @@ class RejectDelay:
         return len(self._waiting)
 
     def reject(self, transaction: Transaction, attributes: Attributes) -> None:
-        """Answers with an Access-Reject, in a while; what does not fit a packet is forgotten."""
+        """Answers with an Access-Reject, in a while; with less if it does not fit a packet."""
         if not self._delay_s:
             self._send(transaction, attributes)
             return
@@ -80,11 +80,15 @@ class RejectDelay:
         self._send(delayed.transaction, delayed.attributes)
 
     def _send(self, transaction: Transaction, attributes: Attributes) -> None:
-        try:
-            transaction.respond(ACCESS_REJECT, attributes)
-        except LocalError:
-            self._counters.add(TOO_LONG)
-            transaction.forget()
+        """Without the attributes if they do not fit beside the Proxy-States of the request."""
+        for fewer in (attributes, ()):
+            try:
+                transaction.respond(ACCESS_REJECT, fewer)
+            except LocalError:
+                continue
+            return
+        self._counters.add(TOO_LONG)
+        transaction.forget()
 
     def flush(self) -> None:
         """At the end: sends what waits at once, and holds nothing back from then on."""

@@ -10,6 +10,7 @@ from collections.abc import AsyncIterator
 from dataclasses import dataclass, field
 from importlib import resources
 from pathlib import Path
+from typing import Any
 
 import pytest
 from structlog.testing import capture_logs
@@ -52,7 +53,7 @@ needs_radclient = pytest.mark.skipif(
 
 @dataclass
 class Home:
-    """The next hop: takes what comes, answers when told."""
+    """The next hop: takes what comes, answers when told, and a Status-Server at once."""
 
     requests: asyncio.Queue[tuple[VerifiedRequest, Address]] = field(default_factory=asyncio.Queue)
     endpoint: UdpEndpoint = field(init=False)
@@ -62,7 +63,13 @@ class Home:
 
     def _on_batch(self, batch: list[Datagram]) -> None:
         for octets, source in batch:
-            self.requests.put_nowait((verify_request(decode(octets), HOME_SECRET), source))
+            request = verify_request(decode(octets), HOME_SECRET)
+            if request.code == STATUS_SERVER:
+                self.endpoint.send_many(
+                    [(encode_response(ACCESS_ACCEPT, request, (), HOME_SECRET), source)]
+                )
+            else:
+                self.requests.put_nowait((request, source))
 
     async def take(self) -> tuple[VerifiedRequest, Address]:
         return await asyncio.wait_for(self.requests.get(), 5)
@@ -111,10 +118,6 @@ class Proxy:
     def server(self) -> Server:
         return Server(self.address, timeout_s=5, retries=0)
 
-    async def stopped(self) -> None:
-        self.stop.set()
-        await asyncio.wait_for(self.task, 10)
-
 
 def _free_port() -> int:
     with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as probe:
@@ -123,57 +126,90 @@ def _free_port() -> int:
         return port
 
 
-def _configuration(listen: str, home: Address, **client: str) -> ForeignConfig:
+def _configuration(
+    listen: str, *homes: Address, realm: str = "visited.example", **client: Any
+) -> ForeignConfig:
     return ForeignConfig.model_validate(
         {
-            "foreign": {"listen": (listen,), "realm": "visited.example"},
+            "foreign": {"listen": (listen,), "realm": realm},
             "client": (
                 {
                     "name": "fa1",
                     "address": "127.0.0.1/32",
                     "secret_file": AGENT_SECRET,
-                    **REQUEST_FROM,
-                    **client,
+                    **(client if "realms" in client else REQUEST_FROM | client),
                 },
             ),
-            "home_server": (
+            "home_server": tuple(
                 {
-                    "name": "home",
+                    "name": f"home{number}",
                     "address": f"{home[0]}:{home[1]}",
                     "secret_file": HOME_SECRET,
                     "realms": ("home.example",),
                     "timeout_s": 0.5,
                     "retries": 3,
-                },
+                }
+                for number, home in enumerate(homes)
             ),
         }
     )
 
 
 @contextlib.asynccontextmanager
-async def _proxy(**client: str) -> AsyncIterator[Proxy]:
-    home, address = Home(), ("127.0.0.1", _free_port())
-    config = _configuration(f"127.0.0.1:{address[1]}", home.endpoint.address, **client)
+async def _serving(
+    config: ForeignConfig,
+) -> AsyncIterator[tuple[asyncio.Event, asyncio.Task[None]]]:
     stop, ready = asyncio.Event(), asyncio.Event()
     task = asyncio.create_task(serve_foreign(config, stop=stop, ready=ready.set))
     await asyncio.wait(
         {task, asyncio.create_task(ready.wait())}, return_when=asyncio.FIRST_COMPLETED
     )
-    raw, radius = Raw(address), RadiusClient(Counters())
-    proxy = Proxy(address, home, stop, task, radius, raw)
     try:
         assert ready.is_set(), "serve_foreign ended before it was ready"
-        yield proxy
+        yield stop, task
     finally:
-        await proxy.stopped()
+        stop.set()
+        await asyncio.wait_for(task, 10)
+
+
+@contextlib.asynccontextmanager
+async def _proxy(**settings: Any) -> AsyncIterator[Proxy]:
+    home, address = Home(), ("127.0.0.1", _free_port())
+    config = _configuration(f"127.0.0.1:{address[1]}", home.endpoint.address, **settings)
+    raw, radius = Raw(address), RadiusClient(Counters())
+    try:
+        async with _serving(config) as (stop, task):
+            yield Proxy(address, home, stop, task, radius, raw)
+    finally:
         radius.close()
         raw.endpoint.close()
         home.endpoint.close()
 
 
+@contextlib.asynccontextmanager
+async def _second_home(proxy: Proxy) -> AsyncIterator[tuple[Home, Address]]:
+    """Another proxy, which has a second home behind the first one's."""
+    second, address = Home(), ("127.0.0.1", _free_port())
+    config = _configuration(
+        f"127.0.0.1:{address[1]}", proxy.home.endpoint.address, second.endpoint.address
+    )
+    try:
+        async with _serving(config):
+            yield second, address
+    finally:
+        second.endpoint.close()
+
+
 @pytest.fixture
 async def proxy() -> AsyncIterator[Proxy]:
     async with _proxy() as running:
+        yield running
+
+
+@pytest.fixture
+async def proxy_before_us() -> AsyncIterator[Proxy]:
+    realms = ("visited.example", "partner.example")
+    async with _proxy(realm="own.example", realms=realms) as running:
         yield running
 
 
@@ -245,6 +281,67 @@ async def test_a_realm_that_nobody_serves(proxy: Proxy) -> None:
 
 
 @pytest.mark.parametrize(
+    "name",
+    [b"@home", b"home.example", b"@-.example", b"@home.example\x00", b"@\xff.example", b"a@b@c.d"],
+)
+async def test_a_name_that_cannot_be_routed_by_is_answered(proxy: Proxy, name: bytes) -> None:
+    given = tuple((k, name if k == 1 else v) for k, v in ATTRIBUTES)
+    reply = await proxy.client.exchange(ACCESS_REQUEST, given, AGENT_SECRET, proxy.server)
+    assert reply.code == ACCESS_REJECT
+    assert reply.attributes[1:] == ((101, (502).to_bytes(4, "big")),)
+    assert proxy.home.requests.empty()
+
+
+async def test_a_refusal_that_has_no_room_for_its_cause(proxy: Proxy) -> None:
+    """199 Proxy-States and nothing else: all of them are echoed, and others are served on."""
+    states = ((33, b"s"),) * 199
+    reply = await proxy.client.exchange(ACCESS_REQUEST, states, AGENT_SECRET, proxy.server)
+    assert (reply.code, reply.attributes[1:]) == (ACCESS_REJECT, states)
+    reply = await proxy.client.exchange(STATUS_SERVER, (), AGENT_SECRET, proxy.server)
+    assert reply.code == ACCESS_ACCEPT
+
+
+async def test_a_proxy_before_us_may_say_what_it_is_configured_for(
+    proxy_before_us: Proxy,
+) -> None:
+    proxy = proxy_before_us
+    given = (*ATTRIBUTES, (126, b"1partner.example"))
+    exchange = asyncio.create_task(
+        proxy.client.exchange(ACCESS_REQUEST, given, AGENT_SECRET, proxy.server)
+    )
+    request, source = await proxy.home.take()
+    assert [v for k, v in request.attributes if k == 126] == [b"1partner.example"]
+    proxy.home.answer(request, source, secret=HOME_SECRET)
+    assert (await exchange).code == ACCESS_ACCEPT
+    for operator, answer in (
+        (b"1stranger.example", ()),
+        (b"1home.example", ()),
+        (b"1own.example", ((101, (502).to_bytes(4, "big")),)),  # has come round
+    ):
+        given = (*ATTRIBUTES, (126, operator))
+        reply = await proxy.client.exchange(ACCESS_REQUEST, given, AGENT_SECRET, proxy.server)
+        assert reply.code == ACCESS_REJECT
+        assert reply.attributes[1:] == answer
+    assert proxy.home.requests.empty()
+
+
+async def test_a_second_home_takes_over_within_the_clients_patience() -> None:
+    """By the shorthand: two servers with one realm, in the order of the file."""
+    async with _proxy() as proxy, _second_home(proxy) as (second, other):
+        patient = Server(other, timeout_s=3, retries=0)
+        exchange = asyncio.create_task(
+            proxy.client.exchange(ACCESS_REQUEST, ATTRIBUTES, AGENT_SECRET, patient)
+        )
+        first, _ = await proxy.home.take()  # and says nothing
+        request, source = await second.take()
+        assert request.authenticator != first.authenticator  # a packet of its own
+        unsigned = [[a for a in r.attributes if a[0] != 80] for r in (first, request)]
+        assert unsigned[0] == unsigned[1]  # of the same request
+        second.answer(request, source, secret=HOME_SECRET)
+        assert (await exchange).code == ACCESS_ACCEPT
+
+
+@pytest.mark.parametrize(
     "pinned",
     [
         {"fa_nai": "fa2@visited.example"},
@@ -282,7 +379,7 @@ async def test_no_answer_from_home_is_silence_and_the_next_try_is_worked_on(prox
     short = Server(proxy.address, timeout_s=0.1, retries=0)
     with pytest.raises(NoAnswer):
         await proxy.client.exchange(ACCESS_REQUEST, ATTRIBUTES, AGENT_SECRET, short)
-    sends = [await proxy.home.take() for _ in range(4)]
+    sends = [await proxy.home.take() for _ in range(3)]  # after 0, 0.5 and 1.5 s of 2.5
     assert {request.octets for request, _ in sends} == {sends[0][0].octets}  # identical
     proxy.raw.send(_wire())
     request, source = await proxy.home.take()

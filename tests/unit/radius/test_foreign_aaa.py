@@ -7,8 +7,8 @@ from ipaddress import IPv4Address
 
 import pytest
 
-from aaa.exchange import AccessRequest
-from aaa.proxying import Forward, Refuse, take_reply
+from aaa.exchange import AccessRequest, Peer
+from aaa.proxying import Forward, Refuse, Route, take_reply
 from aaa.radius.packet import Attributes
 from aaa.roles.foreign_aaa import Agent, route
 from kdc.errors import ReplyRefused
@@ -16,7 +16,10 @@ from kdc.model import Nai
 from tests.unit.radius.requests import ACCESS, ATTRIBUTES
 
 AGENT = Agent("fa1", Nai.parse("fa1@visited.example"), IPv4Address("198.51.100.7"), b"fa1")
-HOMES = {"home.example": "home", "back.example": "fa1"}
+WAYS = {
+    "home.example": Route("homes", ("home", "fa1")),
+    "back.example": Route("back", ("fa1",)),
+}
 RECEIVED: Attributes = ((80, bytes(16)), *ATTRIBUTES, (200, b"\x00unknown"))
 NOT_ROUTABLE = ((101, (502).to_bytes(4, "big")),)
 
@@ -26,17 +29,24 @@ def _entropy(length_octets: int) -> bytes:
 
 
 def _route(
-    access: AccessRequest = ACCESS, attributes: Attributes = RECEIVED, agent: Agent = AGENT
+    access: AccessRequest = ACCESS,
+    attributes: Attributes = RECEIVED,
+    client: Agent | Peer = AGENT,
 ) -> Forward | Refuse:
     return route(
-        access, attributes, agent=agent, own_realm="visited.example", homes=HOMES, entropy=_entropy
+        access,
+        attributes,
+        client=client,
+        own_realm="visited.example",
+        way=WAYS.get(access.realm),
+        entropy=_entropy,
     )
 
 
 def test_everything_else_passes_byte_for_byte() -> None:
     forward = _route()
     assert isinstance(forward, Forward)
-    assert forward.server == "home"
+    assert forward.pool == "homes"
     own = ((126, b"1visited.example"), (33, b"own stat"))
     assert forward.attributes == (*RECEIVED[1:], *own)
     assert forward.proxy_states == (b"own stat",)
@@ -59,7 +69,7 @@ def test_any_operator_name_is_replaced() -> None:
     ],
 )
 def test_an_agent_says_only_what_it_is(agent: Agent, reason: str) -> None:
-    assert _route(agent=agent) == Refuse(reason)
+    assert _route(client=agent) == Refuse(reason)
 
 
 @pytest.mark.parametrize(
@@ -67,6 +77,47 @@ def test_an_agent_says_only_what_it_is(agent: Agent, reason: str) -> None:
 )
 def test_no_route(realm: str, reason: str) -> None:
     assert _route(replace(ACCESS, realm=realm)) == Refuse(reason, NOT_ROUTABLE)
+
+
+PROXY = Peer("hub", frozenset({"visited.example", "partner.example"}))
+
+
+def test_a_proxy_before_us_names_the_operator_itself() -> None:
+    for operator in (b"1partner.example", b"1Partner.Example", None):
+        given = RECEIVED if operator is None else (*RECEIVED, (126, operator))
+        forward = _route(replace(ACCESS, operator_name=operator), given, PROXY)
+        assert isinstance(forward, Forward)
+        named = [v for k, v in forward.attributes if k == 126]
+        assert named == ([] if operator is None else [operator])
+
+
+@pytest.mark.parametrize(
+    ("access", "refused"),
+    [
+        (replace(ACCESS, fa_nai=Nai.parse("fa1@evil.example")), Refuse("fa_realm")),
+        (replace(ACCESS, operator_name=b"1evil.example"), Refuse("operator_realm")),
+        (replace(ACCESS, operator_name=b"0ABCD"), Refuse("operator_realm")),
+        (replace(ACCESS, operator_name=b""), Refuse("operator_realm")),
+    ],
+)
+def test_a_proxy_before_us_speaks_only_for_its_realms(
+    access: AccessRequest, refused: Refuse
+) -> None:
+    assert _route(access, client=PROXY) == refused
+
+
+def test_our_own_name_from_others_is_a_loop() -> None:
+    ours = replace(
+        ACCESS, fa_nai=Nai.parse("fa1@partner.example"), operator_name=b"1Visited.Example"
+    )
+    stranger = Peer("hub", frozenset({"partner.example"}))
+    assert _route(ours, client=stranger) == Refuse("operator_loop", NOT_ROUTABLE)
+    assert isinstance(_route(ours, client=PROXY), Forward)  # of our realm, as configured
+
+
+@pytest.mark.parametrize(("request_code", "code"), [(1, 3), (4, None), (40, 42), (43, 45)])
+def test_what_says_no_to_a_request(request_code: int, code: int | None) -> None:
+    assert Refuse("realm").code(request_code) == code
 
 
 def test_loops_end() -> None:
