@@ -30,6 +30,10 @@ class AgentSection(StrictModel):
     advertisement_file: ConfiguredPath | None = None
     key_lifetime_s: int = Field(default=3600, ge=3600, le=86400)
     state_file: ConfiguredPath | None = None
+    # Sessions outlive the process as associations in [keys] file do: home may still end them.
+    session_file: ConfiguredPath | None = None
+    # RFC 5176: where the server of [radius], and nobody else, ends sessions; usually port 3799.
+    dynamic_authorization_listen: SocketAddress | None = None
 
     @model_validator(mode="after")
     def _is_heard(self) -> Self:
@@ -48,6 +52,17 @@ class RadiusServer(StrictModel):
     secret_file: SharedSecret = Field(repr=False)
     timeout_s: float = Field(default=3.0, gt=0, le=30)
     retries: int = Field(default=3, ge=0, le=10)
+    accounting: bool = False
+    accounting_server: SocketAddress | None = None  # None: the port after that of `server`
+    # RFC 2869 §5.16: not below 60, better not below 600.  None: Start and Stop alone.
+    accounting_interim_s: int | None = Field(default=None, ge=60, le=86400)
+
+    @model_validator(mode="after")
+    def _accounts_where(self) -> Self:
+        told = self.accounting_server is not None or self.accounting_interim_s is not None
+        if told and not self.accounting:
+            raise ValueError("expected accounting = true beside accounting_server and _interim_s")
+        return self
 
 
 class AgentConfig(StrictModel):

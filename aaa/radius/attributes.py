@@ -28,6 +28,15 @@ from aaa.radius.packet import (
     VerifiedRequest,
     VerifiedResponse,
 )
+from aaa.radius.reading import (
+    Grouped,
+    at_most_one,
+    at_most_one_integer,
+    group,
+    joined,
+    one,
+    write_integer,
+)
 from kdc.errors import FA_REGISTRATION_REFUSED, LocalError, Malformed
 from kdc.model import MAXIMUM_FA_NAI_OCTETS, IpAddress, Nai, shared_nai
 
@@ -51,6 +60,7 @@ REGISTRATION_REPLY: Final = 2
 FA_PUBLIC_KEY: Final = 3
 FA_WRAPPED_KEY: Final = 4
 FA_SA_PAYLOAD: Final = 5
+SPI: Final = 6  # accounting and dynamic authorization: one for each association
 KEY_REQUEST: Final = 7  # over TLS alone
 KEY_REPLY: Final = 8
 FA_NAI: Final = 9
@@ -76,14 +86,14 @@ def cut(number: int, value: bytes, vendor_id: int) -> Attributes:
     return tuple(pieces)
 
 
-def collect(attributes: Iterable[Attribute], vendor_id: int) -> dict[int, list[bytes]]:
+def collect(attributes: Iterable[Attribute], vendor_id: int) -> Grouped:
     """All values of `vendor_id` by number, each in packet order; `b"".join` makes one of pieces.
 
     Takes one or several vendor attributes in one attribute 26 (RFC 2865 §5.26).  Raises
     `MalformedPacket` where their lengths do not add up; another vendor's octets are not looked at.
     """
     vendor = vendor_id.to_bytes(4, "big")
-    collected: dict[int, list[bytes]] = {}
+    collected: Grouped = {}
     for kind, value in attributes:
         if kind != VENDOR_SPECIFIC:
             continue
@@ -95,7 +105,7 @@ def collect(attributes: Iterable[Attribute], vendor_id: int) -> dict[int, list[b
     return collected
 
 
-def _collect_one(value: bytes, collected: dict[int, list[bytes]]) -> None:
+def _collect_one(value: bytes, collected: Grouped) -> None:
     position, length = 4, len(value)
     while position < length:
         # A header of two octets and at least one of value.
@@ -106,31 +116,6 @@ def _collect_one(value: bytes, collected: dict[int, list[bytes]]) -> None:
         position = end
 
 
-def _group(attributes: Attributes) -> dict[int, list[bytes]]:
-    grouped: dict[int, list[bytes]] = {}
-    for kind, value in attributes:
-        grouped.setdefault(kind, []).append(value)
-    return grouped
-
-
-def _one(values: dict[int, list[bytes]], number: int) -> bytes:
-    found = values.get(number)
-    if found is None or len(found) != 1:
-        raise MalformedPacket("attribute missing or twice")
-    return found[0]
-
-
-def _at_most_one(values: dict[int, list[bytes]], number: int) -> bytes | None:
-    return _one(values, number) if number in values else None
-
-
-def _joined(values: dict[int, list[bytes]], number: int) -> bytes:
-    pieces = values.get(number)
-    if pieces is None:
-        raise MalformedPacket("attribute missing")
-    return b"".join(pieces)
-
-
 def _nai(octets: bytes) -> Nai:
     try:
         return shared_nai(octets)
@@ -138,24 +123,30 @@ def _nai(octets: bytes) -> Nai:
         raise MalformedPacket("not a NAI") from None
 
 
-def _nas_address(values: dict[int, list[bytes]]) -> IpAddress:
-    if (NAS_IP_ADDRESS in values) == (NAS_IPV6_ADDRESS in values):
-        raise MalformedPacket("not exactly one NAS address")
-    if NAS_IP_ADDRESS in values:
-        octets = _one(values, NAS_IP_ADDRESS)
-        if len(octets) != 4:
+def nas_addresses(values: Grouped) -> tuple[IpAddress, ...]:
+    """NAS-IP-Address, then NAS-IPv6-Address, as far as they are there; `MalformedPacket`."""
+    found: list[IpAddress] = []
+    if (ipv4 := at_most_one(values, NAS_IP_ADDRESS)) is not None:
+        if len(ipv4) != 4:
             raise MalformedPacket("NAS-IP-Address length")
-        return IPv4Address(octets)
-    octets = _one(values, NAS_IPV6_ADDRESS)
-    if len(octets) != 16:
-        raise MalformedPacket("NAS-IPv6-Address length")
-    return IPv6Address(octets)
+        found.append(IPv4Address(ipv4))
+    if (ipv6 := at_most_one(values, NAS_IPV6_ADDRESS)) is not None:
+        if len(ipv6) != 16:
+            raise MalformedPacket("NAS-IPv6-Address length")
+        found.append(IPv6Address(ipv6))
+    return tuple(found)
 
 
-def _integer(octets: bytes) -> int:
-    if len(octets) != 4:
-        raise MalformedPacket("integer length")
-    return int.from_bytes(octets, "big")
+def _nas_address(values: Grouped) -> IpAddress:
+    addresses = nas_addresses(values)
+    if len(addresses) != 1:
+        raise MalformedPacket("not exactly one NAS address")
+    return addresses[0]
+
+
+def write_nas_address(address: IpAddress) -> Attribute:
+    """The attribute of the address's version."""
+    return (NAS_IP_ADDRESS if address.version == 4 else NAS_IPV6_ADDRESS), address.packed
 
 
 def encode_access_request(request: AccessRequest, vendor_id: int) -> Attributes:
@@ -167,11 +158,10 @@ def encode_access_request(request: AccessRequest, vendor_id: int) -> Attributes:
         raise LocalError("Roamkey-FA-NAI too long")
     if len(request.fa_sa_payload) > MAXIMUM_FA_SA_PAYLOAD_OCTETS:
         raise LocalError("Roamkey-FA-SA-Payload too long")
-    address = request.nas_address
     attributes: list[Attribute] = [
         (USER_NAME, b"@" + request.realm.encode()),
         (NAS_IDENTIFIER, request.nas_identifier),
-        (NAS_IP_ADDRESS if address.version == 4 else NAS_IPV6_ADDRESS, address.packed),
+        write_nas_address(request.nas_address),
         (CHARGEABLE_USER_IDENTITY, REQUESTED_IDENTITY),
         *cut(FA_NAI, request.fa_nai.octets, vendor_id),
         *cut(REGISTRATION_REQUEST, request.registration_request, vendor_id),
@@ -188,16 +178,16 @@ def decode_access_request(request: VerifiedRequest, vendor_id: int) -> AccessReq
     """What the Access-Request asserts; `MalformedPacket` for missing, doubled, foreign things."""
     if request.code != ACCESS_REQUEST:
         raise MalformedPacket("not an Access-Request")
-    values = _group(request.attributes)
+    values = group(request.attributes)
     if not _OTHER_AUTHENTICATION.isdisjoint(values):
         raise MalformedPacket("another authentication method")
     ours = collect(request.attributes, vendor_id)
-    realm = _nai(_one(values, USER_NAME)).realm
+    realm = _nai(one(values, USER_NAME)).realm
     if not realm:
         raise MalformedPacket("User-Name without a realm")
-    if _one(values, CHARGEABLE_USER_IDENTITY) != REQUESTED_IDENTITY:
+    if one(values, CHARGEABLE_USER_IDENTITY) != REQUESTED_IDENTITY:
         raise MalformedPacket("Chargeable-User-Identity is not one NUL")
-    fa_nai = _one(ours, FA_NAI)
+    fa_nai = one(ours, FA_NAI)
     if len(fa_nai) > MAXIMUM_FA_NAI_OCTETS:
         raise MalformedPacket("Roamkey-FA-NAI too long")
     fa_sa_payload = b"".join(ours.get(FA_SA_PAYLOAD, ()))
@@ -205,13 +195,13 @@ def decode_access_request(request: VerifiedRequest, vendor_id: int) -> AccessReq
         raise MalformedPacket("Roamkey-FA-SA-Payload too long")
     return AccessRequest(
         realm=realm,
-        nas_identifier=_one(values, NAS_IDENTIFIER),
+        nas_identifier=one(values, NAS_IDENTIFIER),
         nas_address=_nas_address(values),
         fa_nai=_nai(fa_nai),
-        registration_request=_joined(ours, REGISTRATION_REQUEST),
+        registration_request=joined(ours, REGISTRATION_REQUEST),
         fa_public_keys=tuple(ours.get(FA_PUBLIC_KEY, ())),
         fa_sa_payload=fa_sa_payload,
-        operator_name=_at_most_one(values, OPERATOR_NAME),
+        operator_name=at_most_one(values, OPERATOR_NAME),
     )
 
 
@@ -232,7 +222,7 @@ def decode_key_request(request: VerifiedRequest, vendor_id: int) -> bytes:
     """The Roamkey-Key-Request in an Access-Request that came over TLS; raises `MalformedPacket`."""
     if request.code != ACCESS_REQUEST:
         raise MalformedPacket("not an Access-Request")
-    return _joined(collect(request.attributes, vendor_id), KEY_REQUEST)
+    return joined(collect(request.attributes, vendor_id), KEY_REQUEST)
 
 
 def encode_key_reply(payload: bytes, vendor_id: int) -> Attributes:
@@ -244,7 +234,7 @@ def decode_key_reply(response: VerifiedResponse, vendor_id: int) -> bytes:
     """The Roamkey-Key-Reply in an Access-Accept; raises `MalformedPacket`."""
     if response.code != ACCESS_ACCEPT:
         raise MalformedPacket("refused by the KDC")
-    return _joined(collect(response.attributes, vendor_id), KEY_REPLY)
+    return joined(collect(response.attributes, vendor_id), KEY_REPLY)
 
 
 def _checked(attributes: Attributes) -> Attributes:
@@ -262,7 +252,7 @@ def encode_access_response(response: AccessResponse, vendor_id: int) -> tuple[in
         return ACCESS_CHALLENGE, ((STATE, response.state), *reply)
     if response.error_cause is None:
         return ACCESS_REJECT, ()
-    return ACCESS_REJECT, ((ERROR_CAUSE, response.error_cause.to_bytes(4, "big")),)
+    return ACCESS_REJECT, ((ERROR_CAUSE, write_integer(response.error_cause)),)
 
 
 def _encode_accept(response: AccessAccept, vendor_id: int) -> Attributes:
@@ -274,7 +264,7 @@ def _encode_accept(response: AccessAccept, vendor_id: int) -> Attributes:
         (CLASS, response.class_id),
     ]
     if response.session_timeout_s is not None:
-        attributes.append((SESSION_TIMEOUT, response.session_timeout_s.to_bytes(4, "big")))
+        attributes.append((SESSION_TIMEOUT, write_integer(response.session_timeout_s)))
     attributes += cut(REGISTRATION_REPLY, response.registration_reply, vendor_id)
     if response.fa_wrapped_key is not None:
         attributes += cut(FA_WRAPPED_KEY, response.fa_wrapped_key, vendor_id)
@@ -286,28 +276,26 @@ def decode_access_response(response: VerifiedResponse, vendor_id: int) -> Access
 
     The `code` of an `AccessReject` is 67: home tells no more (PROTOCOL section 9).
     """
-    values = _group(response.attributes)
+    values = group(response.attributes)
     ours = collect(response.attributes, vendor_id)
     if response.code == ACCESS_ACCEPT:
         return _decode_accept(values, ours)
     if response.code == ACCESS_CHALLENGE:
-        return AccessChallenge(_joined(ours, REGISTRATION_REPLY), _one(values, STATE))
+        return AccessChallenge(joined(ours, REGISTRATION_REPLY), one(values, STATE))
     if response.code == ACCESS_REJECT:
-        cause = _at_most_one(values, ERROR_CAUSE)
-        return AccessReject(FA_REGISTRATION_REFUSED, None if cause is None else _integer(cause))
+        return AccessReject(FA_REGISTRATION_REFUSED, at_most_one_integer(values, ERROR_CAUSE))
     raise MalformedPacket("not a response to an Access-Request")
 
 
-def _decode_accept(values: dict[int, list[bytes]], ours: dict[int, list[bytes]]) -> AccessAccept:
-    user_name = _one(values, USER_NAME)
+def _decode_accept(values: Grouped, ours: Grouped) -> AccessAccept:
+    user_name = one(values, USER_NAME)
     if len(user_name) > MAXIMUM_ALIAS_OCTETS:
         raise MalformedPacket("alias NAI too long")
-    timeout = _at_most_one(values, SESSION_TIMEOUT)
     return AccessAccept(
         user_name=_nai(user_name),
-        chargeable_user_identity=_one(values, CHARGEABLE_USER_IDENTITY),
-        class_id=_one(values, CLASS),
-        session_timeout_s=None if timeout is None else _integer(timeout),
-        registration_reply=_joined(ours, REGISTRATION_REPLY),
-        fa_wrapped_key=_at_most_one(ours, FA_WRAPPED_KEY),
+        chargeable_user_identity=one(values, CHARGEABLE_USER_IDENTITY),
+        class_id=one(values, CLASS),
+        session_timeout_s=at_most_one_integer(values, SESSION_TIMEOUT),
+        registration_reply=joined(ours, REGISTRATION_REPLY),
+        fa_wrapped_key=at_most_one(ours, FA_WRAPPED_KEY),
     )

@@ -20,3 +20,7 @@ class NoAnswer(RemoteError):
     """No authentic reply came within all retransmissions; the FA answers the MN with 78."""
 
     reply_code = FA_HOME_TIMEOUT
+
+
+class Stale(RemoteError):
+    """An Event-Timestamp outside the window: drop, count, no answer."""

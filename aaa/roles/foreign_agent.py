@@ -113,7 +113,7 @@ class Delivery:
     """What goes to the mobile node, and what the FA has installed or dropped with it.
 
     `alias` is None in a denial; `associations` are KEY2, KEY3 and perhaps the SMM's, empty for a
-    deregistration.
+    deregistration.  `class_id` is home's name for the registration.
     """
 
     octets: bytes
@@ -123,6 +123,7 @@ class Delivery:
     home_address: IPv4Address | None = None
     home_agent_nai: Nai | None = None
     associations: tuple[SecurityAssociation, ...] = ()
+    class_id: bytes = b""
 
 
 class ForeignAgent:
@@ -324,6 +325,7 @@ class ForeignAgent:
             home_address=part.home_address(),
             home_agent_nai=part.home_agent_nai(),
             associations=associations,
+            class_id=accept.class_id,
         )
 
     def _unwrap(self, wrapped: bytes | None, key: FaKey | None) -> Seal | None:

@@ -97,6 +97,17 @@ class Advertiser:
         assert self._endpoint is not None
         self._multicast_soon()
 
+    def invite(self, node: IPv4Address) -> None:
+        """Asks one node to register again: to it alone, we begin anew (RFC 5944 §2.4.4).
+
+        It hears our next message, lest the only one it knows be number 0, and then number 0; the
+        next one that goes to all is no other restart.  Raises `LocalError` if that cannot be sent.
+        """
+        if self._endpoint is None or not self._endpoint.interface.is_neighbour(node):
+            raise LocalError(f"{self._interface}: expected a neighbour to invite")
+        self._send(node, lifetime_s=self.lifetime_s)
+        self._send(node, lifetime_s=self.lifetime_s, sequence_number=0)
+
     def stop(self) -> None:
         """RFC 1256 §4.3: one last advertisement with lifetime 0, then the socket is closed."""
         if self._endpoint is None:
@@ -187,16 +198,21 @@ class Advertiser:
             log.info("advertising again")
         self._failing = False
 
-    def _send(self, to: IPv4Address, *, lifetime_s: int) -> None:
+    def _send(
+        self, to: IPv4Address, *, lifetime_s: int, sequence_number: int | None = None
+    ) -> None:
+        """With a `sequence_number` the message is not one of the row."""
         assert self._endpoint is not None
         self._endpoint.refresh()
         source = self._endpoint.interface.address
         if source is None:
             raise LocalError(f"{self._interface}: expected an interface with an IPv4 address")
         agent = advertised_agent(self._content(), source, busy=bool(self._busy and self._busy()))
-        message = AgentAdvertisement(agent, self._sequence_number, lifetime_s)
+        number = self._sequence_number if sequence_number is None else sequence_number
+        message = AgentAdvertisement(agent, number, lifetime_s)
         self._endpoint.send(encode_agent_advertisement(message, self._vendor_id), to)
-        self._sequence_number = next_sequence_number(self._sequence_number)
+        if sequence_number is None:
+            self._sequence_number = next_sequence_number(number)
 
 
 def advertised_agent(heard: Heard, source: IPv4Address, *, busy: bool = False) -> AdvertisedAgent:

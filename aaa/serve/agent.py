@@ -3,18 +3,17 @@
 from __future__ import annotations
 
 import asyncio
-import json
 import os
 import time
 from collections.abc import Callable
 from functools import partial
 from ipaddress import IPv4Address
-from pathlib import Path
 from typing import Final
 
 import structlog
 
 from aaa.config import AgentConfig
+from aaa.exchange import AccessReject
 from aaa.net.advertisement import write_advertisement
 from aaa.net.mobile_ip import resolve
 from aaa.net.radius_client import RadiusClient, Server
@@ -22,16 +21,18 @@ from aaa.net.udp import Address, Datagram, UdpEndpoint
 from aaa.radius.attributes import decode_access_response, encode_access_request
 from aaa.radius.counters import Counters
 from aaa.radius.errors import MalformedPacket, NoAnswer
-from aaa.radius.packet import ACCESS_REQUEST, VerifiedResponse
+from aaa.radius.packet import ACCESS_REQUEST, Attributes, VerifiedResponse
 from aaa.roles.foreign_agent import Delivery, FaIdentity, ForeignAgent, Relayed
 from aaa.roles.mobile_node import Heard
+from aaa.serve.accounting import Accounting
 from aaa.serve.advertiser import LIFETIME_INTERVALS, Advertiser
-from aaa.serve.bindings import Bindings, Home
+from aaa.serve.agent_sessions import AgentSessions, Told
+from aaa.serve.dynamic_authorization import DynamicAuthorization, dynamic_authorization_server
+from aaa.serve.installed_log import InstalledLog
 from aaa.serve.key_outlet import SaOutlet
 from aaa.serve.process import split_address
-from kdc.crypto.key0 import fingerprint_key
-from kdc.errors import ACCEPTED, LocalError, RemoteError, Unavailable
-from kdc.keyuse.table import Endpoint, Grant
+from aaa.serve.radius_server import RadiusServer
+from kdc.errors import FA_REGISTRATION_REFUSED, LocalError, RemoteError, Unavailable
 from kdc.keyuse.traffic import Party
 
 KEY_CHECK_EVERY_S: Final = 10.0
@@ -41,35 +42,6 @@ DELIVERED: Final = "agent.delivered"  # one counter a code: agent.delivered.0
 INSTALLED: Final = "agent.installed"
 
 log = structlog.get_logger("aaa.agent")
-
-
-class InstalledLog:
-    """What the agent has installed, one JSON line each: SPI, key name, fingerprint, never a key."""
-
-    def __init__(self, path: Path | None) -> None:
-        self._file = None
-        if path is not None:
-            descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o600)
-            self._file = os.fdopen(descriptor, "w", buffering=1)
-
-    def write(self, delivery: Delivery, link: Address) -> None:
-        if self._file is None:
-            return
-        for item in delivery.associations:
-            line = {
-                "pair": item.pair.name,
-                "spi": item.spi,
-                "key_name": item.key_name.hex(),
-                "fingerprint": fingerprint_key(item.keys),
-                "lifetime_s": item.lifetime_s,
-                "alias": str(delivery.alias),
-                "link": f"{link[0]}:{link[1]}",
-            }
-            self._file.write(json.dumps(line) + "\n")
-
-    def close(self) -> None:
-        if self._file is not None:
-            self._file.close()
 
 
 class AgentServer:
@@ -100,7 +72,6 @@ class AgentServer:
         self._client = RadiusClient(counters, bind_host=str(source) if source else None)
         self._installed = InstalledLog(agent.state_file)
         self._outlet = SaOutlet(config.keys, Party.FOREIGN_AGENT, counters)
-        self._bindings = Bindings()
         self._exchanges: set[asyncio.Task[None]] = set()
         self._endpoint: UdpEndpoint | None = None
         self._advertiser: Advertiser | None = None
@@ -114,9 +85,47 @@ class AgentServer:
                 vendor_id=agent.vendor_id,
                 destination=IPv4Address(agent.advertisement_address),
             )
+        self._sessions = AgentSessions(
+            self._identity,
+            Told(self._outlet, self._installed, self._accounting(config), agent.session_file),
+            counters,
+            interim_s=radius.accounting_interim_s,
+        )
+        self.dynamic_authorization = DynamicAuthorization(
+            self._identity,
+            self._sessions,
+            counters,
+            invite=self._advertiser.invite if self._advertiser is not None else None,
+        )
+        self._disconnects: RadiusServer | None = None
+        if agent.dynamic_authorization_listen is not None:
+            self._disconnects = dynamic_authorization_server(
+                self._server.address, self._secret, self.dynamic_authorization, counters
+            )
+            self._disconnects_at = split_address(agent.dynamic_authorization_listen)
+
+    def _accounting(self, config: AgentConfig) -> Accounting | None:
+        radius = config.radius
+        if not radius.accounting:
+            return None
+        host, port = self._server.address
+        address = (host, port + 1)  # RFC 2866 §3: 1813 beside 1812
+        if radius.accounting_server is not None:
+            address = resolve(*split_address(radius.accounting_server))
+        server = Server(address, radius.timeout_s, radius.retries)
+
+        async def exchange(code: int, attributes: Attributes) -> VerifiedResponse:
+            return await self._client.exchange(code, attributes, self._secret, server)
+
+        return Accounting(exchange, self._vendor_id, self._counters)
 
     def listen(self, address: Address) -> UdpEndpoint:
+        """Where mobile nodes ask, and home if it is configured; raises `OSError`."""
         self._endpoint = UdpEndpoint.open(address, self._on_batch)
+        if self._disconnects is not None:
+            at = self._disconnects.listen(self._disconnects_at).address
+            log.info("dynamic authorization", address=":".join(map(str, at)))
+        self._sessions.open()
         return self._endpoint
 
     def _heard(self) -> Heard:
@@ -189,27 +198,10 @@ class AgentServer:
         # Large groups (`fa_dh = any`) take milliseconds, in which others are not to wait.
         large = relayed.side.has_large_group
         delivery = await asyncio.to_thread(conclude) if large else conclude()
-        self._hand_on(relayed, delivery)
+        if self._sessions.was_revoked(relayed, delivery):
+            delivery = self._role.conclude(relayed, AccessReject(FA_REGISTRATION_REFUSED))
+        self._sessions.hand_on(relayed, delivery)
         self._deliver(delivery, source)
-
-    def _hand_on(self, relayed: Relayed, delivery: Delivery) -> None:
-        """KEY2 and KEY3 for other software, by the node that they are of."""
-        request, sender = relayed.request, relayed.sender[0]
-        home = Home(request.realm.realm, request.home_agent)
-        if delivery.associations:
-            assert delivery.home_address is not None
-            binding = self._bindings.install(sender, home, delivery.home_address)
-            identity = self._identity
-            endpoints = {
-                Party.MOBILE_NODE: Endpoint(delivery.alias, delivery.home_address),
-                Party.FOREIGN_AGENT: Endpoint(identity.nai, identity.care_of_address),
-                Party.HOME_AGENT: Endpoint(delivery.home_agent_nai, request.home_agent),
-            }
-            self._outlet.installed(Grant(binding, delivery.associations, endpoints, delivery.alias))
-        elif delivery.code == ACCEPTED:
-            ended = self._bindings.deregister(sender, home)
-            if ended is not None:
-                self._outlet.deregistered(ended)
 
     def _deliver(self, delivery: Delivery, source: Address) -> None:
         assert self._endpoint is not None
@@ -225,6 +217,8 @@ class AgentServer:
             self._advertiser.stop()
         if self._endpoint is not None:
             self._endpoint.stop_receiving()
+        if self._disconnects is not None:
+            self._disconnects.stop_receiving()
         if self._exchanges:
             await asyncio.wait(self._exchanges)
 
@@ -233,7 +227,10 @@ class AgentServer:
         self._outlet.open()
 
     async def close(self) -> None:
+        await self._sessions.close()
         self._client.close()
+        if self._disconnects is not None:
+            self._disconnects.close()
         self._installed.close()
         await self._outlet.close()
         if self._endpoint is not None:

@@ -1,4 +1,4 @@
-"""The command `kdc`: the database, the key-encryption key, the subscribers."""
+"""The command `kdc`: the database and its keys, subscribers, RADIUS clients, what is in force."""
 
 from __future__ import annotations
 
@@ -8,19 +8,22 @@ from importlib.metadata import entry_points
 import typer
 from rich.console import Console
 
-from kdc.cli import db, kek, subscriber, tls
+from kdc.cli import accounting, client, db, kek, sa, subscriber, tls
 from kdc.cli.session import ConfigOption
 from kdc.errors import RoamkeyError
 
 app = typer.Typer(
     name="kdc",
-    help="The key distribution center: database, key-encryption key, subscribers.",
+    help="The key distribution center: database, keys, subscribers, RADIUS clients.",
     no_args_is_help=True,
     pretty_exceptions_enable=False,
 )
 app.add_typer(db.app, name="db")
 app.add_typer(kek.app, name="kek")
 app.add_typer(subscriber.app, name="subscriber")
+app.add_typer(client.app, name="client")
+app.add_typer(sa.app, name="sa")
+app.add_typer(accounting.app, name="session")
 app.add_typer(tls.app, name="tls")
 
 

@@ -1,4 +1,4 @@
-"""What every command opens first: the configuration, the database, the keys."""
+"""What every command opens first: the configuration, the database, the keys; and what it reads."""
 
 from __future__ import annotations
 
@@ -10,7 +10,8 @@ from typing import Annotated
 import typer
 
 from kdc.config import KdcSettings, load_kdc
-from kdc.model import Secret
+from kdc.errors import RemoteError
+from kdc.model import Nai, Secret
 from kdc.store import migrate
 from kdc.store.database import Connection, administration, database
 from kdc.store.keyring import Keyring, read_kek
@@ -19,6 +20,14 @@ ConfigOption = Annotated[
     Path, typer.Option("--config", "-c", help="home.toml or kdc.toml", exists=False, dir_okay=False)
 ]
 JsonOption = Annotated[bool, typer.Option("--json", help="one JSON object a line")]
+
+
+def parse_nai(text: str) -> Nai:
+    """A name of the command line."""
+    try:
+        return Nai.parse(text)
+    except RemoteError:
+        raise typer.BadParameter("expected a name such as alice@home.example") from None
 
 
 @contextmanager

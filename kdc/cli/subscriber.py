@@ -7,6 +7,7 @@ import json
 import os
 from collections.abc import Sequence
 from ipaddress import IPv4Address
+from pathlib import Path
 from typing import Annotated
 
 import typer
@@ -14,22 +15,22 @@ from rich.console import Console
 from rich.progress import Progress
 from rich.table import Table
 
-from kdc.cli.session import ConfigOption, JsonOption, keyed
+from kdc.cli.dynamic_authorization import (
+    WAIT_S,
+    NoWaitOption,
+    ReasonOption,
+    WaitOption,
+    deadline_of,
+    report,
+)
+from kdc.cli.session import ConfigOption, JsonOption, keyed, parse_nai
 from kdc.config import KdcSettings
-from kdc.errors import RemoteError
 from kdc.model import Enrolment, HomeAddressKind, Nai
-from kdc.store import subscribers
+from kdc.store import disconnects, subscribers
 from kdc.store.subscribers import Subscriber, Subscription
 
 app = typer.Typer(help="Subscribers and their KEY0 records.", no_args_is_help=True)
 out = Console(highlight=False, markup=False, soft_wrap=True)
-
-
-def _nai(text: str) -> Nai:
-    try:
-        return Nai.parse(text)
-    except RemoteError:
-        raise typer.BadParameter("expected a name such as alice@home.example") from None
 
 
 NaiArgument = Annotated[str, typer.Argument(metavar="NAI", help="such as alice@home.example")]
@@ -51,7 +52,7 @@ def add(  # noqa: PLR0913, PLR0917 - one option each
     as_json: JsonOption = False,
 ) -> None:
     """Provision a subscriber and print its enrolment: once, and never again."""
-    name = _nai(nai)
+    name = parse_nai(nai)
     with keyed(config) as (settings, connection, keyring):
         agent = _home_agent(settings, home_agent, home_agent_nai)
         names = [name]
@@ -89,7 +90,7 @@ def _home_agent(
             raise typer.BadParameter(f"expected --home-agent, one of {listed}")
         (wanted,) = known
     if nai is not None:
-        return wanted, _nai(nai)
+        return wanted, parse_nai(nai)
     if wanted not in known:
         raise typer.BadParameter(f"expected --home-agent-nai beside {wanted}, which is not ours")
     return wanted, known[wanted]
@@ -166,7 +167,7 @@ def list_(
 def show(nai: NaiArgument, config: ConfigOption, as_json: JsonOption = False) -> None:
     """Show one subscriber; never a key."""
     with keyed(config) as (_, connection, _keyring):
-        item = subscribers.load(connection, _nai(nai))
+        item = subscribers.load(connection, parse_nai(nai))
     if as_json:
         typer.echo(_as_json(item))
     else:
@@ -175,18 +176,59 @@ def show(nai: NaiArgument, config: ConfigOption, as_json: JsonOption = False) ->
 
 
 @app.command()
-def suspend(nai: NaiArgument, config: ConfigOption) -> None:
-    """Refuse the subscriber from the next request on, on every node."""
-    _set_status(nai, config, subscribers.SUSPENDED)
+def suspend(
+    nai: NaiArgument,
+    config: ConfigOption,
+    reason: ReasonOption = None,
+    wait: WaitOption = WAIT_S,
+    no_wait: NoWaitOption = False,
+    as_json: JsonOption = False,
+) -> None:
+    """Refuse the subscriber from the next request on, and end what is registered."""
+    wait_s = None if no_wait else wait
+    _end(nai, config, subscribers.SUSPENDED, reason=reason, wait_s=wait_s, as_json=as_json)
 
 
 @app.command()
-def resume(nai: NaiArgument, config: ConfigOption) -> None:
-    """Let a suspended subscriber register again."""
-    _set_status(nai, config, subscribers.ACTIVE)
+def revoke(
+    nai: NaiArgument,
+    config: ConfigOption,
+    reason: ReasonOption = None,
+    wait: WaitOption = WAIT_S,
+    no_wait: NoWaitOption = False,
+    as_json: JsonOption = False,
+) -> None:
+    """Refuse the subscriber for good, and end what is registered."""
+    wait_s = None if no_wait else wait
+    _end(nai, config, subscribers.REVOKED, reason=reason, wait_s=wait_s, as_json=as_json)
 
 
-def _set_status(nai: str, config: ConfigOption, status: str) -> None:
+def _end(
+    nai: str,
+    config: Path,
+    status: str,
+    *,
+    reason: str | None,
+    wait_s: float | None,
+    as_json: bool,
+) -> None:
+    name = parse_nai(nai)
     with keyed(config) as (_, connection, _keyring):
-        subscribers.set_status(connection, _nai(nai), status)
-    out.print(f"{nai}: {status}")
+        ids = disconnects.request_for_subscriber(
+            connection, name, status, reason=reason, not_after_s=deadline_of(wait_s or 0)
+        )
+        if not as_json:
+            out.print(f"{nai}: {status}")
+        header = {"nai": nai, "status": status}
+        report(connection, ids, header, wait_s=wait_s, as_json=as_json)
+
+
+@app.command()
+def resume(nai: NaiArgument, config: ConfigOption, as_json: JsonOption = False) -> None:
+    """Let a suspended subscriber register again; who is revoked stays so."""
+    with keyed(config) as (_, connection, _keyring):
+        subscribers.set_status(connection, parse_nai(nai), subscribers.ACTIVE)
+    if as_json:
+        typer.echo(json.dumps({"nai": nai, "status": subscribers.ACTIVE}))
+    else:
+        out.print(f"{nai}: {subscribers.ACTIVE}")

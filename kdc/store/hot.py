@@ -8,15 +8,15 @@ from __future__ import annotations
 
 import asyncio
 import enum
-from collections.abc import AsyncIterator, Callable, Coroutine, Iterator, Sequence
-from contextlib import asynccontextmanager, contextmanager
+import functools
+from collections.abc import AsyncIterator, Callable, Iterable, Sequence
+from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from ipaddress import IPv4Network
-from typing import Any, Final, TypeVar
+from typing import Any, Final
 
 import psycopg
-from psycopg import AsyncConnection, errors, sql
-from psycopg_pool import AsyncConnectionPool, PoolTimeout
+from psycopg import errors, sql
 
 from kdc.config import DatabaseSettings
 from kdc.crypto.kek import RowSeal, RowSealBroken
@@ -24,20 +24,15 @@ from kdc.model import Secret
 from kdc.records import RecordChange, StoredRecord
 from kdc.store import rows
 from kdc.store.database import administration, database
-from kdc.store.errors import CommitRefused, CommitUnknown, DatabaseUnavailable, SpiTaken
+from kdc.store.errors import DatabaseUnavailable, SpiTaken
 from kdc.store.keyring import KEK_VERSION, OUTCOME, OUTCOME_EPOCH_S, Keyring, read_kek
 from kdc.store.migrate import load_keyring, require_current
 from kdc.store.numbers import Allocator
+from kdc.store.pool import Connection, Pool
 from kdc.store.schema import FIRST_SLOT, SLOT_S, SLOTS, partition_of, slot_of
 from kdc.ticket import derive_ticket_key
 
 Entropy = Callable[[int], bytes]
-Connection = AsyncConnection[tuple[Any, ...]]
-Result = TypeVar("Result")
-_WARNING: Final = "01000"  # a cancelled wait for a standby: committed here, perhaps nowhere else
-# Every statement here finds a few rows by key, however large the tables: a plan that reads a whole
-# one, to which the planner's guess of a batch's size may lead, is wrong at every size.
-_PLANNER: Final = ("enable_seqscan", "enable_hashjoin", "enable_mergejoin", "jit")
 _CLOCK: Final = "SELECT extract(epoch FROM clock_timestamp())::float8"
 
 
@@ -62,23 +57,20 @@ class Store:
 
     def __init__(
         self,
-        pool: AsyncConnectionPool[Connection],
+        pool: Pool,
         keyring: Keyring,
         *,
-        deadline_s: float,
         overlap_s: float,
         entropy: Entropy,
         dynamic_addresses: IPv4Network | None,
     ) -> None:
-        self._pool = pool
+        self.pool = pool
         self.keyring = keyring
-        self._deadline_s = deadline_s
         self._overlap_s = overlap_s
-        self._abandoned: set[asyncio.Task[Any]] = set()
         self._dummy_row = rows.dummy_row(keyring, entropy)
         self._entropy = entropy
         self.allocator = Allocator(
-            self.connection, entropy=entropy, dynamic_addresses=dynamic_addresses
+            pool.connection, entropy=entropy, dynamic_addresses=dynamic_addresses
         )
 
     @property
@@ -105,35 +97,14 @@ class Store:
         kek = read_kek(settings.kek_file)
         with database(settings) as conninfo:
             keyring = _load_checked(conninfo, kek)
-            pool: AsyncConnectionPool[Connection] = AsyncConnectionPool(
-                conninfo,
-                min_size=1,
-                max_size=settings.pool_size,
-                timeout=settings.deadline_s,
-                configure=_configure(settings.deadline_s),
-                open=False,
-            )
-            await pool.open(wait=True, timeout=10)
-            try:
+            async with Pool.opened(conninfo, settings) as pool:
                 yield cls(
                     pool,
                     keyring,
-                    deadline_s=settings.deadline_s,
                     overlap_s=overlap_s,
                     entropy=entropy,
                     dynamic_addresses=dynamic_addresses,
                 )
-            finally:
-                await pool.close(timeout=2)
-
-    @asynccontextmanager
-    async def connection(self) -> AsyncIterator[Connection]:
-        """A pooled connection; raises `DatabaseUnavailable` when none comes in time."""
-        try:
-            async with self._pool.connection() as connection:
-                yield connection
-        except PoolTimeout:
-            raise DatabaseUnavailable("no connection in time") from None
 
     # --- step 5 ---
 
@@ -143,17 +114,7 @@ class Store:
         Raises `DatabaseUnavailable`.
         """
         # Step 5
-        try:
-            found = await self._fetch_records(spis)
-        except psycopg.OperationalError:
-            found = None
-        if found is None:
-            # The pool may hold connections to a server that has been restarted since.
-            try:
-                await self._bounded(self._pool.check(), self._deadline_s)
-                found = await self._fetch_records(spis)
-            except (psycopg.Error, TimeoutError):
-                raise DatabaseUnavailable("the database does not answer") from None
+        found = await self.pool.read(functools.partial(self._select_records, spis))
         records: dict[int, StoredRecord] = {}
         unreadable = 0
         for row in found:
@@ -168,45 +129,18 @@ class Store:
             rows.read_record(self._dummy_row, self.keyring)
         return Loaded(records, float(found[0][0]), unreadable)
 
-    async def _fetch_records(self, spis: Sequence[int]) -> list[tuple[Any, ...]]:
-        try:
-            return await self._bounded(self._select_records(spis), self._deadline_s)
-        except TimeoutError:
-            raise DatabaseUnavailable("the database does not answer") from None
-
-    async def _select_records(self, spis: Sequence[int]) -> list[tuple[Any, ...]]:
-        async with self.connection() as connection:
-            cursor = await connection.execute(rows.LOAD, (list(spis),), binary=True)
-            found = await cursor.fetchall()
-            await self._learn_outcome_keys(connection, found)
-            return found
-
-    async def _bounded(self, work: Coroutine[Any, Any, Result], limit_s: float) -> Result:
-        """The result within `limit_s`, else TimeoutError at once.
-
-        Cancelling a query of a server that has frozen takes psycopg ten seconds; those are spent
-        in the background.
-        """
-        task = asyncio.get_running_loop().create_task(work)
-        self._abandoned.add(task)
-        task.add_done_callback(self._forget)
-        done, _ = await asyncio.wait({task}, timeout=limit_s)
-        if not done:
-            task.cancel()
-            raise TimeoutError
-        return task.result()
-
-    def _forget(self, task: asyncio.Task[Any]) -> None:
-        self._abandoned.discard(task)
-        if not task.cancelled():
-            task.exception()  # whoever waited has been told; nobody else is to be
-
-    async def _learn_outcome_keys(
-        self, connection: Connection, found: Sequence[tuple[Any, ...]]
-    ) -> None:
-        """Keys that another node has made since; one that is gone stays gone."""
+    async def _select_records(
+        self, spis: Sequence[int], connection: Connection
+    ) -> list[tuple[Any, ...]]:
+        cursor = await connection.execute(rows.LOAD, (list(spis),), binary=True)
+        found = await cursor.fetchall()
         named = {row[-2] for row in found if row[1] is not None and row[-2] is not None}
-        unknown = [key_id for key_id in named if self.keyring.find(key_id) is None]
+        await self.learn_keys(connection, named)
+        return found
+
+    async def learn_keys(self, connection: Connection, key_ids: Iterable[int]) -> None:
+        """Data keys that have been made since the start; one that is gone stays gone."""
+        unknown = [key_id for key_id in key_ids if self.keyring.find(key_id) is None]
         if unknown:
             cursor = await connection.execute(
                 "SELECT id, purpose, epoch, wrapped FROM data_keys WHERE id = ANY(%s)",
@@ -223,9 +157,9 @@ class Store:
         Raises `DatabaseUnavailable`.
         """
         try:
-            await self._bounded(
+            await self.pool.bounded(
                 self.allocator.reserve(key0=key0, associations=associations, addresses=addresses),
-                self._deadline_s,
+                self.pool.deadline_s,
             )
         except (psycopg.Error, TimeoutError):
             raise DatabaseUnavailable("the database does not answer") from None
@@ -256,34 +190,18 @@ class Store:
 
     async def _execute_commit(self, parameters: list[Any]) -> set[int]:
         """The record ids that were changed; the statement is its own transaction."""
-        sent: list[bool] = []
+
+        async def send(connection: Connection) -> set[int]:
+            cursor = await connection.execute(rows.COMMIT, parameters, binary=True)
+            return {row[0] for row in await cursor.fetchall()}
+
         try:
-            return await self._bounded(self._send_commit(parameters, sent), 2 * self._deadline_s)
+            return await self.pool.write(send)
         except errors.UniqueViolation:
             self.allocator.distrust()
             raise SpiTaken("a number was taken meanwhile") from None
         except (errors.DeadlockDetected, errors.SerializationFailure):
             return set()
-        except (errors.IntegrityError, errors.DataError):
-            raise CommitRefused("an item breaks a rule of the schema or of a type") from None
-        except psycopg.Error as error:
-            if _is_definite(error):
-                raise DatabaseUnavailable("the commit was refused") from None
-            raise CommitUnknown("the connection ended around a commit") from None
-        except TimeoutError:
-            if sent:
-                raise CommitUnknown("no answer to a commit in time") from None
-            raise DatabaseUnavailable("no connection in time") from None
-
-    async def _send_commit(self, parameters: list[Any], sent: list[bool]) -> set[int]:
-        async with self.connection() as connection:
-            sent.append(True)
-            with _warnings(connection) as warned:
-                cursor = await connection.execute(rows.COMMIT, parameters, binary=True)
-                committed = {row[0] for row in await cursor.fetchall()}
-            if warned:
-                raise CommitUnknown("committed with a warning of the server")
-            return committed
 
     async def _outcome_seal(self, clock: float) -> RowSeal:
         """The outcome key of this epoch, made by whichever node comes first."""
@@ -293,7 +211,7 @@ class Store:
             return seal
         wrapped = self.keyring.make(OUTCOME, epoch, self._entropy)
         try:
-            async with asyncio.timeout(self._deadline_s), self.connection() as connection:
+            async with asyncio.timeout(self.pool.deadline_s), self.pool.connection() as connection:
                 await connection.execute(
                     "INSERT INTO data_keys (purpose, epoch, kek_version, wrapped)"
                     " VALUES (%s, %s, %s, %s) ON CONFLICT (purpose, epoch) DO NOTHING",
@@ -321,7 +239,7 @@ class Store:
         Raises `DatabaseUnavailable`.
         """
         try:
-            async with asyncio.timeout(30), self.connection() as connection:
+            async with asyncio.timeout(30), self.pool.connection() as connection:
                 row = await (await connection.execute(_CLOCK)).fetchone()
                 assert row is not None
                 oldest = int(row[0] // OUTCOME_EPOCH_S) - 1
@@ -358,41 +276,7 @@ async def _truncate_expired(connection: Connection, clock: float) -> None:
                 await connection.execute(sql.SQL("TRUNCATE {}").format(name))
 
 
-@contextmanager
-def _warnings(connection: Connection) -> Iterator[list[str]]:
-    """SQLSTATEs of warnings while the block runs."""
-    seen: list[str] = []
-
-    def handle(diagnostic: errors.Diagnostic) -> None:
-        if diagnostic.sqlstate == _WARNING:
-            seen.append(diagnostic.sqlstate)
-
-    connection.add_notice_handler(handle)
-    try:
-        yield seen
-    finally:
-        connection.remove_notice_handler(handle)
-
-
-def _is_definite(error: psycopg.Error) -> bool:
-    """Whether the server itself has said that this transaction is not committed."""
-    state = error.sqlstate
-    # 57P01..03: the server ends the connection, perhaps after the commit record was written.
-    return state is not None and not state.startswith(("57P", "08"))
-
-
 def _load_checked(conninfo: str, kek: Secret) -> Keyring:
     with administration(conninfo) as connection:
         require_current(connection)
         return load_keyring(connection, kek)
-
-
-def _configure(deadline_s: float) -> Callable[[Connection], Any]:
-    async def configure(connection: Connection) -> None:
-        await connection.set_autocommit(True)
-        for setting in _PLANNER:
-            await connection.execute(f"SET {setting} = off")
-        await connection.execute(f"SET statement_timeout = {int(deadline_s * 1000)}")
-        await connection.execute(f"SET lock_timeout = {int(deadline_s * 1000)}")
-
-    return configure

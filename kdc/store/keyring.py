@@ -23,7 +23,8 @@ RECORD: Final = "record"
 ASSOCIATION: Final = "association"
 OUTCOME: Final = "outcome"
 IDENTITY: Final = "identity"
-LASTING: Final = (RECORD, ASSOCIATION, IDENTITY)
+CLIENT: Final = "client"
+LASTING: Final = (RECORD, ASSOCIATION, IDENTITY, CLIENT)
 OUTCOME_EPOCH_S: Final = 300  # an outcome can be read for at most two epochs, 5 to 10 minutes
 KEK_VERSION: Final = 1
 
@@ -79,7 +80,13 @@ class Keyring:
             self._current[purpose] = seal
 
     def current(self, purpose: str) -> RowSeal:
-        return self._current[purpose]
+        """Raises `SchemaMismatch` where an upgrade was printed and run, and its keys not made."""
+        try:
+            return self._current[purpose]
+        except KeyError:
+            raise SchemaMismatch(
+                f"no data key for '{purpose}' is there: run `kdc db upgrade`, which makes it"
+            ) from None
 
     def find(self, key_id: int) -> RowSeal | None:
         return self._seals.get(key_id)

@@ -21,6 +21,8 @@ from sqlalchemy import (
     Integer,
     LargeBinary,
     MetaData,
+    Numeric,
+    Sequence,
     SmallInteger,
     Table,
     Text,
@@ -28,7 +30,7 @@ from sqlalchemy import (
     func,
     text,
 )
-from sqlalchemy.dialects.postgresql import ARRAY, INET, UUID
+from sqlalchemy.dialects.postgresql import ARRAY, CIDR, INET, UUID
 
 KEY0_SPI_FIRST: Final = 2**16
 ASSOCIATION_SPI_FIRST: Final = 2**29
@@ -77,7 +79,9 @@ data_keys = Table(
     Column("wrapped", LargeBinary, nullable=False),
     Column("created_at", DateTime(timezone=True), nullable=False, server_default=_now),
     UniqueConstraint("purpose", "epoch"),
-    CheckConstraint("purpose IN ('record', 'association', 'outcome', 'identity')", name="purpose"),
+    CheckConstraint(
+        "purpose IN ('record', 'association', 'outcome', 'identity', 'client')", name="purpose"
+    ),
 )
 
 subscribers = Table(
@@ -97,7 +101,7 @@ subscribers = Table(
     Column("created_at", DateTime(timezone=True), nullable=False, server_default=_now),
     Column("expires_at", DateTime(timezone=True)),
     UniqueConstraint("internal_name"),
-    CheckConstraint("status IN ('active', 'suspended')", name="status"),
+    CheckConstraint("status IN ('active', 'suspended', 'revoked')", name="status"),
     CheckConstraint("home_address_kind IN ('hidden', 'static', 'dynamic')", name="kind"),
     CheckConstraint("(home_address_kind = 'dynamic') = (home_address IS NULL)", name="address"),
 )
@@ -186,6 +190,106 @@ associations = Table(
     CheckConstraint("pair BETWEEN 1 AND 4", name="pair"),
     CheckConstraint("(data_key_id IS NULL) = (sealed_keys IS NULL)", name="sealed"),
     postgresql_partition_by="RANGE (spi)",
+)
+
+radius_clients_revision = Sequence(
+    "radius_clients_revision", metadata=metadata, data_type=BigInteger
+)
+
+radius_clients = Table(
+    "radius_clients",
+    metadata,
+    Column("id", BigInteger, Identity(always=False), primary_key=True),
+    Column("name", Text, nullable=False, unique=True),
+    Column("network", CIDR, nullable=False),
+    Column("data_key_id", BigInteger, ForeignKey("data_keys.id"), nullable=False),
+    Column("sealed_secret", LargeBinary, nullable=False),
+    Column("sealed_previous", LargeBinary),  # under the same data key; valid until previous_until
+    Column("previous_until", DateTime(timezone=True)),
+    Column("realms", ARRAY(Text), nullable=False),
+    Column("require_message_authenticator", Boolean, nullable=False, server_default=text("true")),
+    Column("requests_per_second", Integer),
+    Column("dynamic_authorization", Text),
+    Column("enabled", Boolean, nullable=False, server_default=text("true")),
+    Column("created_at", DateTime(timezone=True), nullable=False, server_default=_now),
+    Column("changed_at", DateTime(timezone=True), nullable=False, server_default=_now),
+    Column(
+        "revision",
+        BigInteger,
+        nullable=False,
+        server_default=radius_clients_revision.next_value(),
+    ),
+    CheckConstraint("requests_per_second > 0", name="rate"),
+    CheckConstraint("(sealed_previous IS NULL) = (previous_until IS NULL)", name="previous"),
+    Index("uq_radius_clients_network", "network", unique=True, postgresql_where=text("enabled")),
+)
+
+# Keyed by what a NAS says of itself and by who brings it: no peer can touch another's sessions.
+accounting_sessions = Table(
+    "accounting_sessions",
+    metadata,
+    Column("peer", Text, primary_key=True),
+    Column("nas", Text, primary_key=True),
+    Column("session_id", Text, primary_key=True),
+    Column("status", SmallInteger, nullable=False),  # kdc.store.accounting: only ever grows
+    Column("class_id", LargeBinary),
+    Column("spis", ARRAY(BigInteger), nullable=False),
+    Column("user_name", Text),
+    Column("tie_rank", LargeBinary, nullable=False),  # of the request that the three are from
+    Column("operator_realm", Text),
+    Column("fa_nai", Text),
+    Column("nas_identifier", Text),
+    Column("nas_address", INET),
+    Column("started_at", DateTime(timezone=True)),
+    Column("event_time", DateTime(timezone=True), nullable=False),
+    Column("stopped_at", DateTime(timezone=True)),
+    Column("session_time_s", BigInteger),
+    Column("input_octets", Numeric(20, 0)),
+    Column("output_octets", Numeric(20, 0)),
+    Column("input_packets", Numeric(20, 0)),
+    Column("output_packets", Numeric(20, 0)),
+    Column("terminate_cause", BigInteger),
+    Column("created_at", DateTime(timezone=True), nullable=False, server_default=_now),
+    Column("updated_at", DateTime(timezone=True), nullable=False, server_default=_now),
+    CheckConstraint("status BETWEEN 1 AND 4", name="status"),
+    Index("ix_accounting_sessions_class_id", "class_id"),
+    Index("ix_accounting_sessions_created_at", "created_at"),
+    Index(
+        "ix_accounting_sessions_open",
+        "peer",
+        "nas",
+        "session_id",
+        postgresql_where=text("status < 3"),
+    ),
+    postgresql_with={"fillfactor": "80"},
+)
+
+disconnects = Table(
+    "disconnects",
+    metadata,
+    Column("id", BigInteger, Identity(always=True), primary_key=True),
+    Column("kind", Text, nullable=False),
+    Column("record_id", BigInteger, nullable=False),
+    Column("class_id", LargeBinary, nullable=False),
+    Column("spis", ARRAY(BigInteger), nullable=False),
+    Column("realm", Text, nullable=False),  # where it goes
+    Column("operator_realm", Text),
+    Column("fa_nai", Text, nullable=False),
+    Column("nas_identifier", Text),
+    Column("nas_address", INET, nullable=False),
+    Column("reason", Text),  # an operator's words, which stay here
+    Column("requested_at", DateTime(timezone=True), nullable=False, server_default=_now),
+    Column("not_after", DateTime(timezone=True), nullable=False),
+    Column("state", Text, nullable=False, server_default=text("'pending'")),
+    Column("error_cause", BigInteger),
+    Column("attempts", Integer, nullable=False, server_default=text("0")),
+    Column("claimed_by", Text),
+    Column("claimed_until", DateTime(timezone=True)),
+    Column("finished_at", DateTime(timezone=True)),
+    CheckConstraint("kind IN ('disconnect', 'coa')", name="kind"),
+    CheckConstraint("state IN ('pending', 'sent', 'acked', 'naked', 'failed')", name="state"),
+    Index("ix_disconnects_record_id", "record_id"),
+    Index("ix_disconnects_open", "id", postgresql_where=text("state IN ('pending', 'sent')")),
 )
 
 # The view `live_associations` (migrations/versions/0001) says what is live: renewal and

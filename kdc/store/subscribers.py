@@ -21,6 +21,7 @@ from kdc.store.schema import key0_records, key0_spis, subscribers
 
 ACTIVE: Final = "active"
 SUSPENDED: Final = "suspended"
+REVOKED: Final = "revoked"  # for good
 _KEY0_OCTETS: Final = 32
 _ROWS_AT_ONCE: Final = 1000
 _ATTEMPTS: Final = 5
@@ -35,6 +36,10 @@ class SubscriberUnknown(LocalError):
 
 class SubscriberExists(LocalError):
     """A subscriber has this NAI already."""
+
+
+class SubscriberRevoked(LocalError):
+    """The subscriber was revoked, which is final."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -225,13 +230,23 @@ def load(connection: Connection, nai: Nai) -> Subscriber:
 
 
 def set_status(connection: Connection, nai: Nai, status: str) -> None:
-    """Suspends or resumes; in force with the next request on every node.
+    """In force with the next request on every node; what is registered stays so.
 
-    Raises `SubscriberUnknown`.
+    Raises `SubscriberUnknown`, `SubscriberRevoked`.
     """
-    done = connection.execute(
-        update(subscribers).where(subscribers.c.folded_nai == fold(nai)).values(status=status)
-    )
-    if done.rowcount == 0:
-        raise SubscriberUnknown(f"no subscriber is called {nai}")
+    change_status(connection, nai, status)
     connection.commit()
+
+
+def change_status(connection: Connection, nai: Nai, status: str) -> None:
+    """The same within the caller's transaction: `kdc.store.disconnects` ends what is registered."""
+    row = subscribers.c.folded_nai == fold(nai)
+    change = update(subscribers).where(row).values(status=status)
+    allowed = (subscribers.c.status != REVOKED) | (status == REVOKED)
+    if connection.execute(change.where(allowed)).rowcount > 0:
+        return
+    known = connection.execute(select(subscribers.c.id).where(row)).first()
+    connection.rollback()
+    if known is None:
+        raise SubscriberUnknown(f"no subscriber is called {nai}")
+    raise SubscriberRevoked(f"{nai} is revoked, which is final: provision another name instead")

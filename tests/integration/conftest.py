@@ -11,6 +11,7 @@ from tests.conftest import PostgresServer
 from tests.integration.domains import Domains
 from tests.integration.namespaces import Namespaces, why_not
 from tests.integration.split import SplitHome, make_certificates
+from tests.integration.stored import Provision, provisioner
 
 
 @pytest.fixture
@@ -56,3 +57,9 @@ def split(
         yield home
     finally:
         home.kill_all()
+
+
+@pytest.fixture
+def provision(postgres: PostgresServer, database_name: str) -> Provision:
+    """Adds subscribers and returns their enrolments."""
+    return provisioner(postgres, database_name)

@@ -65,7 +65,13 @@ class Domains:
 
     def _run(self, program: str, *arguments: str, expect: int) -> str:
         """What it prints; on standard error where it is expected to fail."""
-        done = subprocess.run(
+        done = self.run(program, *arguments)
+        assert done.returncode == expect, done.stderr
+        return done.stdout if expect == 0 else done.stderr
+
+    def run(self, program: str, *arguments: str) -> subprocess.CompletedProcess[str]:
+        """A command to its end, whatever that is."""
+        return subprocess.run(
             [sys.executable, "-m", program, *arguments],
             cwd=self.folder,
             env=self.environment,
@@ -74,8 +80,6 @@ class Domains:
             check=False,
             timeout=60,
         )
-        assert done.returncode == expect, done.stderr
-        return done.stdout if expect == 0 else done.stderr
 
     @property
     def environment(self) -> dict[str, str]:

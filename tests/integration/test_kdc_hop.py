@@ -145,7 +145,7 @@ async def test_keys_are_lent_only_for_records_of_ones_own_address(split: SplitHo
         assert everything(split) == written
         # A suspended subscriber is as unknown as any.
         name = str(second.state.enrolment.nai)
-        split.kdc("subscriber", "suspend", name, "--config", "kdc1.toml")
+        split.kdc("subscriber", "suspend", name, "--no-wait", "--config", "kdc1.toml")
         answer = await ours.send(encoded(AdmitRequest(ours.hear(second).request.octets)))
         assert without_signature(answer) == refused[0]
 

@@ -219,7 +219,7 @@ async def test_a_suspended_subscriber_is_refused_by_the_next_request(domains: Do
     node = Node(enrolment, random.Random(9))
     await node.register(domains, heard, time.time())
     name = str(enrolment.nai)
-    domains.kdc("subscriber", "suspend", name, "--config", "home.toml")
+    domains.kdc("subscriber", "suspend", name, "--no-wait", "--config", "home.toml")
     state, pending = build_request(
         node.state, heard, lifetime_s=600, now=time.time(), entropy=random.Random(1).randbytes
     )

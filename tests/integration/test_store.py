@@ -4,9 +4,8 @@ from __future__ import annotations
 
 import asyncio
 import secrets
-from collections.abc import Callable
 from dataclasses import replace
-from ipaddress import IPv4Address, IPv4Network
+from ipaddress import IPv4Network
 from pathlib import Path
 
 import psycopg
@@ -17,16 +16,10 @@ from kdc.config import DatabaseSettings
 from kdc.crypto.kek import RowSealBroken
 from kdc.errors import Unavailable
 from kdc.model import (
-    DEFAULT_SUITES,
     Enrolment,
     HomeAddressKind,
     Identification,
-    Mode,
-    Nai,
-    Pair,
-    Secret,
 )
-from kdc.records import NewAssociation, NewRegistration, Record, RecordChange
 from kdc.store import (
     CommitRefused,
     CommitResult,
@@ -41,76 +34,8 @@ from kdc.store import subscribers as provisioning
 from kdc.store.database import administration
 from kdc.store.embedded import EmbeddedServer
 from kdc.store.schema import ASSOCIATION_SPI_FIRST, KEY0_SPI_FIRST, slot_of
-from kdc.store.subscribers import Subscription
 from tests.conftest import PostgresServer
-
-HOME = (IPv4Address("192.0.2.1"), Nai.parse("ha1@home.example"))
-Provision = Callable[..., list[Enrolment]]
-
-
-@pytest.fixture
-def provision(postgres: PostgresServer, database_name: str) -> Provision:
-    """Adds subscribers and returns their enrolments."""
-
-    def add(count: int = 1, kind: HomeAddressKind = HomeAddressKind.HIDDEN) -> list[Enrolment]:
-        address = None if kind is HomeAddressKind.DYNAMIC else IPv4Address("10.1.2.3")
-        with administration(postgres.conninfo(database_name)) as connection:
-            keyring = migrate.load_keyring(connection, postgres.kek)
-            batch = [
-                Subscription(
-                    Nai.parse(f"mn{secrets.token_hex(4)}@home.example"), *HOME, kind, address
-                )
-                for _ in range(count)
-            ]
-            return list(provisioning.add(connection, batch, keyring, entropy=secrets.token_bytes))
-
-    return add
-
-
-async def _change(store: Store, record: Record, spi: int, clock: float) -> RecordChange:
-    """What a granted registration makes of a record."""
-    await store.allocator.reserve(key0=4, associations=[clock + 600] * 3, addresses=1)
-    index = record.unspent.index(spi)
-    added = tuple(store.allocator.take_key0() for _ in range(index + 1))
-    dead = record.unspent[:index] + ((record.last_spent,) if record.last_spent else ())
-    registration = NewRegistration(
-        class_id=secrets.token_bytes(8),
-        identification=Identification.at(clock, secrets.randbits(32)),
-        fa_nai=Nai.parse("fa1@visited.example"),
-        nas_address=IPv4Address("198.51.100.7"),
-        operator_realm="visited.example",
-        care_of_address=IPv4Address("198.51.100.7"),
-        home_address=IPv4Address("10.1.2.3"),
-        alias=secrets.token_bytes(8),
-        lifetime_s=600,
-        associations=tuple(
-            NewAssociation(
-                pair,
-                store.allocator.take_association(clock + 600),
-                secrets.token_bytes(8),
-                600,
-                Mode.STATEFUL,
-                0,
-                DEFAULT_SUITES,
-                None if pair is Pair.MN_FA else Secret(secrets.token_bytes(36)),
-            )
-            for pair in (Pair.MN_HA, Pair.MN_FA, Pair.FA_HA)
-        ),
-    )
-    return RecordChange(
-        record_id=record.record_id,
-        revision=record.revision,
-        unspent=record.unspent[index + 1 :] + added,
-        last_spent=spi,
-        added_spis=added,
-        removed_spis=dead,
-        last_seen=registration.identification,
-        rounds=0,
-        accepted_at=(int(clock),),
-        digest=secrets.token_bytes(32),
-        outcome=Secret(b"outcome" + secrets.token_bytes(40)),
-        registration=registration,
-    )
+from tests.integration.stored import Provision, change_of
 
 
 async def test_what_is_committed_is_loaded(store: Store, provision: Provision) -> None:
@@ -120,7 +45,7 @@ async def test_what_is_committed_is_loaded(store: Store, provision: Provision) -
     assert set(loaded.records) == {spi}
     stored = loaded.records[spi]
     assert stored.key0 == enrolment.key0 and stored.record.unspent == enrolment.spis
-    change = await _change(store, stored.record, spi, loaded.clock)
+    change = await change_of(store, stored.record, spi, loaded.clock)
     assert await store.commit([change], clock=loaded.clock) == [CommitResult.COMMITTED]
     again = (await store.load([spi])).records[spi]
     assert again.record.unspent == change.unspent and again.record.last_spent == spi
@@ -136,7 +61,7 @@ async def test_a_spent_spi_is_gone_with_the_next_request(
     (enrolment,) = provision()
     for spi in enrolment.spis[:2]:
         loaded = await store.load([spi])
-        change = await _change(store, loaded.records[spi].record, spi, loaded.clock)
+        change = await change_of(store, loaded.records[spi].record, spi, loaded.clock)
         await store.commit([change], clock=loaded.clock)
     assert (await store.load([enrolment.spis[0]])).records == {}
 
@@ -150,7 +75,7 @@ async def test_the_spis_that_a_request_jumps_over_are_gone_with_it(
     step = KeyDistributionCenter(secrets.token_bytes).spend
     await store.allocator.reserve(key0=4, associations=[])
     spent = step(record, enrolment.spis[2], store.allocator)
-    change = await _change(store, record, enrolment.spis[2], loaded.clock)
+    change = await change_of(store, record, enrolment.spis[2], loaded.clock)
     change = replace(
         change,
         unspent=spent.unspent,
@@ -168,9 +93,9 @@ async def test_a_changed_record_is_a_conflict_and_takes_nothing_with_it(
 ) -> None:
     one, two = provision(2)
     loaded = await store.load([one.spis[0], two.spis[0]])
-    first = await _change(store, loaded.records[one.spis[0]].record, one.spis[0], loaded.clock)
-    rival = await _change(store, loaded.records[one.spis[0]].record, one.spis[0], loaded.clock)
-    other = await _change(store, loaded.records[two.spis[0]].record, two.spis[0], loaded.clock)
+    first = await change_of(store, loaded.records[one.spis[0]].record, one.spis[0], loaded.clock)
+    rival = await change_of(store, loaded.records[one.spis[0]].record, one.spis[0], loaded.clock)
+    other = await change_of(store, loaded.records[two.spis[0]].record, two.spis[0], loaded.clock)
     results = await store.commit([first, rival], clock=loaded.clock)
     assert results == [CommitResult.COMMITTED, CommitResult.CONFLICT]
     results = await store.commit([rival, other], clock=loaded.clock)
@@ -184,7 +109,7 @@ async def test_an_spi_that_is_taken_fails_the_batch_and_commits_nothing(
 ) -> None:
     one, two = provision(2)
     loaded = await store.load([one.spis[0], two.spis[0]])
-    change = await _change(store, loaded.records[one.spis[0]].record, one.spis[0], loaded.clock)
+    change = await change_of(store, loaded.records[one.spis[0]].record, one.spis[0], loaded.clock)
     stolen = replace(
         change,
         unspent=(*change.unspent[:-1], two.spis[1]),
@@ -202,7 +127,7 @@ async def test_a_value_that_no_column_holds_is_refused_and_not_a_database_that_i
     (enrolment,) = provision()
     loaded = await store.load([enrolment.spis[0]])
     record = loaded.records[enrolment.spis[0]].record
-    change = await _change(store, record, enrolment.spis[0], loaded.clock)
+    change = await change_of(store, record, enrolment.spis[0], loaded.clock)
     assert change.registration is not None
     for bad in (
         replace(change, last_seen=Identification(2**63, 0)),
@@ -243,7 +168,7 @@ async def test_addresses_that_another_node_has_taken_are_not_ready_any_more(
 async def _take_address(store: Store, enrolment: Enrolment) -> None:
     loaded = await store.load([enrolment.spis[0]])
     record = loaded.records[enrolment.spis[0]].record
-    change = await _change(store, record, enrolment.spis[0], loaded.clock)
+    change = await change_of(store, record, enrolment.spis[0], loaded.clock)
     assert change.registration is not None
     address = store.allocator.take_home_address()
     registration = replace(change.registration, home_address=address, dynamic_address=True)
@@ -263,7 +188,7 @@ async def test_racing_stores_give_each_record_one_next_state(
         async with Store.opened(database_settings, entropy=secrets.token_bytes) as own:
             loaded = await own.load(spis)
             changes = [
-                await _change(own, loaded.records[spi].record, spi, loaded.clock) for spi in spis
+                await change_of(own, loaded.records[spi].record, spi, loaded.clock) for spi in spis
             ]
             await all_loaded.wait()
             return await own.commit(changes, clock=loaded.clock)
@@ -301,7 +226,7 @@ async def test_copied_association_keys_do_not_open(
     (enrolment,) = provision()
     loaded = await store.load([enrolment.spis[0]])
     record = loaded.records[enrolment.spis[0]].record
-    change = await _change(store, record, enrolment.spis[0], loaded.clock)
+    change = await change_of(store, record, enrolment.spis[0], loaded.clock)
     await store.commit([change], clock=loaded.clock)
     with psycopg.connect(postgres.conninfo(database_name)) as connection:
         connection.execute(
@@ -343,7 +268,7 @@ async def test_outcomes_cannot_be_read_once_their_key_is_swept(
     (enrolment,) = provision()
     spi = enrolment.spis[0]
     loaded = await store.load([spi])
-    change = await _change(store, loaded.records[spi].record, spi, loaded.clock)
+    change = await change_of(store, loaded.records[spi].record, spi, loaded.clock)
     # As if it had been committed a quarter of an hour ago.
     await store.commit([change], clock=loaded.clock - 900)
     assert (await store.load([spi])).records[spi].outcome == change.outcome
@@ -360,7 +285,7 @@ async def test_expired_slots_are_truncated_and_live_ones_kept(
     (enrolment,) = provision()
     spi = enrolment.spis[0]
     loaded = await store.load([spi])
-    change = await _change(store, loaded.records[spi].record, spi, loaded.clock)
+    change = await change_of(store, loaded.records[spi].record, spi, loaded.clock)
     await store.commit([change], clock=loaded.clock)
     old = (slot_of(loaded.clock - 5400)) << 27
     with psycopg.connect(postgres.conninfo(database_name)) as connection:
@@ -382,7 +307,7 @@ async def test_no_plain_secret_is_in_the_database(
     (enrolment,) = provision()
     loaded = await store.load([enrolment.spis[0]])
     record = loaded.records[enrolment.spis[0]].record
-    change = await _change(store, record, enrolment.spis[0], loaded.clock)
+    change = await change_of(store, record, enrolment.spis[0], loaded.clock)
     await store.commit([change], clock=loaded.clock)
     assert change.registration is not None and change.outcome is not None
     planted = [enrolment.key0, change.outcome] + [
