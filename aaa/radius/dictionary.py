@@ -24,7 +24,7 @@ _VENDOR_SPECIFIC: Final = 26  # RFC 2865 §5.26
 # secret can be guessed.  1 names an alias or a realm, 25 and 89 a registration: none of it opens
 # anything.  The last row is of accounting (RFC 2866 §5) with Event-Timestamp (RFC 2869 §5.3).
 _SHOWN: Final = frozenset(
-    {1, 4, 25, 27, 32, 89, 95, 101, 126}
+    {1, 4, 6, 25, 27, 32, 89, 95, 101, 126}
     | {40, 41, 42, 43, 44, 45, 46, 47, 48, 49, 50, 51, 52, 53, 55}
 )
 # Roamkey-FA-Public-Key, -SPI and -FA-NAI.  The others hold keys, or what is sealed beside them.
@@ -47,7 +47,7 @@ def describe(packet: Packet, vendor_id: int = DEFAULT_VENDOR_ID) -> tuple[tuple[
     """Names and values of the attributes in packet order, for people.
 
     A value is text in quotes with all but printable ASCII escaped, a number, an address, octets as
-    0x and hex, or only a length where it is or may be secret or is not known here.
+    0x and hex, the name of a value, or only a length where it is or may be secret or is not known here.
     """
     described: list[tuple[str, str]] = []
     for kind, value in packet.attributes:
@@ -89,7 +89,10 @@ def _describe_one(
     name: str = dictionary.attrindex.GetBackward(number)
     if not shown:
         return name, _length(value)
-    return name, _text(dictionary.attributes[name].type, value)
+    attribute = dictionary.attributes[name]
+    if attribute.values.HasBackward(value):
+        return name, str(attribute.values.GetBackward(value))
+    return name, _text(attribute.type, value)
 
 
 def _text(kind: str, value: bytes) -> str:

@@ -163,7 +163,7 @@ def _check_foreign(shown: str) -> None:
     ]
     registrations = [line for line in told if line != ("sent: Access-Accept", "to")]
     assert registrations == one[:3] * 2
-    assert "=> forwarded to home\n" in shown
+    assert shown.count("=> forwarded to the servers of home.example\n") == 2
 
 
 async def test_the_trace_is_switched_while_the_process_runs(domains: Domains) -> None:
