@@ -46,8 +46,8 @@ def load_dictionary(vendor_id: int = DEFAULT_VENDOR_ID) -> Dictionary:
 def describe(packet: Packet, vendor_id: int = DEFAULT_VENDOR_ID) -> tuple[tuple[str, str], ...]:
     """Names and values of the attributes in packet order, for people.
 
-    A value is text in quotes with all but printable ASCII escaped, a number, an address, octets as
-    0x and hex, the name of a value, or only a length where it is or may be secret or is not known here.
+    A value is text in quotes with all but printable ASCII escaped, a number or its name, an
+    address, octets as 0x and hex, or only a length where it is or may be secret or is not known.
     """
     described: list[tuple[str, str]] = []
     for kind, value in packet.attributes:
