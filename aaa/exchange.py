@@ -5,7 +5,7 @@ Both aaa.roles and aaa.radius speak in them; neither knows the other.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Final
 
 from kdc.model import IpAddress, Nai
@@ -81,10 +81,11 @@ class AccessChallenge:
 
 @dataclass(frozen=True, slots=True)
 class AccessReject:
-    """Every other denial.  `code` is for the log and the counters, never for the peer."""
+    """Every other denial.  `code` and `reason` are for us alone, never for the peer."""
 
     code: int
     error_cause: int | None = None  # RFC 5176 §3.5; 502 where no route is known
+    reason: str = field(default="", compare=False)  # the rule that was broken, for the trace
 
 
 AccessResponse = AccessAccept | AccessChallenge | AccessReject

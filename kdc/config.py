@@ -32,6 +32,7 @@ from pydantic_core import ErrorDetails
 
 from kdc.errors import LocalError, RemoteError
 from kdc.model import Nai, Secret
+from kdc.secret_quality import SecretQuality, explain, judge_secret
 
 EMBEDDED: Final = "embedded:"  # DESIGN section 5: "embedded:DIR" is a private PostgreSQL in DIR
 MINIMUM_SHARED_SECRET_OCTETS: Final = 16  # PROTOCOL section 9: RADIUS over UDP
@@ -155,7 +156,13 @@ def read_secret_file(path: Path, *, minimum_octets: int = MINIMUM_SHARED_SECRET_
 
 
 def _shared_secret(value: object, info: ValidationInfo) -> Secret:
-    return value if isinstance(value, Secret) else read_secret_file(_resolve(value, info))
+    if isinstance(value, Secret):
+        return value
+    secret = read_secret_file(_resolve(value, info))
+    quality = judge_secret(secret)
+    if quality in (SecretQuality.SHORT, SecretQuality.KNOWN):
+        raise ValueError(f"expected another secret: {explain(quality)}")
+    return secret
 
 
 def _database_url(value: object, info: ValidationInfo) -> str:

@@ -22,6 +22,18 @@ DENIED_POORLY_FORMED: Final = 134
 DENIED_UNKNOWN_HOME_AGENT: Final = 136
 DENIED_VENDOR: Final = 140  # RFC 3115 §2.1: HA vendor-ID or CVSE type not supported
 
+# In words, for an operator.
+MEANINGS: Final = {
+    DENIED_ADMINISTRATIVELY: "administratively prohibited, or nothing could be agreed",
+    DENIED_RESOURCES: "no room, no database or KDC in time, or a clock that is off",
+    DENIED_MN_AUTHENTICATION: "the mobile node failed authentication",
+    DENIED_FA_AUTHENTICATION: "the foreign agent is not the one that the mobile node means",
+    DENIED_IDENTIFICATION: "the identification does not match",
+    DENIED_POORLY_FORMED: "poorly formed request",
+    DENIED_UNKNOWN_HOME_AGENT: "unknown home agent",
+    DENIED_VENDOR: "an extension of a vendor that is not understood",
+}
+
 NO_PROPOSAL_CHOSEN: Final = 14  # RFC 2408 §3.14.1
 
 

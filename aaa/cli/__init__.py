@@ -36,17 +36,20 @@ AdvertisementOption = Annotated[
     Path | None,
     typer.Option(help="the file of an agent, where no ICMP is heard", dir_okay=False),
 ]
+TraceOption = Annotated[
+    bool, typer.Option("--trace", help="show each packet and decision; SIGUSR1 switches")
+]
 JsonOption = Annotated[bool, typer.Option("--json", help="one JSON object")]
 
 
 @app.command()
-def home(config: ConfigOption) -> None:
+def home(config: ConfigOption, trace: TraceOption = False) -> None:
     """Serve a home domain: home AAA, home agent and KDC."""
     from aaa.serve.home import serve_home
     from aaa.serve.process import run
 
     settings = load_home(config)
-    raise typer.Exit(run(lambda stop: serve_home(settings, stop=stop), settings.log))
+    raise typer.Exit(run(lambda stop: serve_home(settings, stop=stop, trace=trace), settings.log))
 
 
 @app.command(name="home-agent")
@@ -60,13 +63,15 @@ def home_agent(config: ConfigOption) -> None:
 
 
 @app.command()
-def foreign(config: ConfigOption) -> None:
+def foreign(config: ConfigOption, trace: TraceOption = False) -> None:
     """Serve a foreign domain: a RADIUS proxy toward the homes."""
     from aaa.serve.foreign import serve_foreign
     from aaa.serve.process import run
 
     settings = load_foreign(config)
-    raise typer.Exit(run(lambda stop: serve_foreign(settings, stop=stop), settings.log))
+    raise typer.Exit(
+        run(lambda stop: serve_foreign(settings, stop=stop, trace=trace), settings.log)
+    )
 
 
 @app.command()

@@ -6,6 +6,7 @@ from typing import Annotated, Literal, Self
 
 from pydantic import AfterValidator, Field, model_validator
 
+from aaa.config.clients import LimitedClient, RejectDelay
 from aaa.config.fields import (
     Addresses,
     FaNai,
@@ -20,7 +21,6 @@ from aaa.config.keys import KeyOutletSettings
 from aaa.config.servers import Deadline, HopServer
 from aaa.config.tls import (
     Listening,
-    RadiusClient,
     TlsPeer,
     TlsServer,
     TlsSettings,
@@ -53,6 +53,7 @@ class HomeAgentPolicySection(Listening):
     fa_key_trust: Literal["heard", "pinned"] = "heard"
     default_suites: Together = ("aes-256-gcm",)
     overlap_s: float = Field(default=60, ge=0, le=3600)
+    reject_delay_s: RejectDelay = 1.0
 
 
 class HomeSection(HomeAgentPolicySection):
@@ -79,7 +80,7 @@ class KnownForeignAgent(StrictModel):
     pinned_keys: tuple[PublicKey, ...] = ()
 
 
-class HomeClient(RadiusClient):
+class HomeClient(LimitedClient):
     """[[client]] of home.toml: a foreign AAA, and the realms that it may speak for."""
 
     realms: Annotated[tuple[Realm, ...], NotEmpty]
@@ -139,7 +140,7 @@ def _realm_or_any(realms: tuple[str, ...]) -> tuple[str, ...]:
     return realms
 
 
-class HomeAgentClient(RadiusClient):
+class HomeAgentClient(LimitedClient):
     """[[client]] of home-agent.toml: our home AAA (realms = ["*"]), or a foreign agent itself."""
 
     realms: Annotated[tuple[Literal["*"] | Realm, ...], NotEmpty, AfterValidator(_realm_or_any)]

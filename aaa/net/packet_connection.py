@@ -18,6 +18,7 @@ from aaa.net.tls import (
     peer_certificate,
     was_resumed,
 )
+from aaa.net.udp import Address
 from aaa.radius.stream import PacketStream
 from aaa.radius.wire_forms import FORMS, RADIUS_1_0, WireForm
 
@@ -60,6 +61,12 @@ class PacketConnection(asyncio.Protocol):
             plain.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
             for option, value in _KEEPALIVE:
                 plain.setsockopt(socket.IPPROTO_TCP, option, value)
+
+    @property
+    def address(self) -> Address:
+        """Of the other end."""
+        peername = self._transport and self._transport.get_extra_info("peername")
+        return (peername[0], peername[1]) if peername else ("", 0)
 
     @property
     def description(self) -> dict[str, object]:

@@ -13,6 +13,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Final
 
+from aaa.net.observing import UNOBSERVED, Hop, Observer
 from aaa.net.udp import Address, Datagram, UdpEndpoint
 from aaa.radius import counters as names
 from aaa.radius.counters import Counters
@@ -83,10 +84,12 @@ class RadiusClient:
         *,
         entropy: Callable[[int], bytes] = secrets.token_bytes,
         bind_host: str | None = None,
+        observer: Observer = UNOBSERVED,
     ) -> None:
         self._counters = counters
         self._entropy = entropy
         self._bind_host = bind_host
+        self._observer = observer
         self._sources: dict[Address, list[_Source]] = {}
 
     async def exchange(
@@ -152,6 +155,8 @@ class RadiusClient:
 
     def _transmit(self, source: _Source, pending: _Pending) -> None:
         source.endpoint.send_many([(pending.octets, pending.server.address)])
+        if self._observer.on:
+            self._observer.packet(Hop("UDP", "", pending.server.address), pending.octets, "sent")
         loop = asyncio.get_running_loop()
         at = pending.ends_at
         if pending.retries_left:
@@ -175,29 +180,36 @@ class RadiusClient:
             if address != server:
                 self._counters.add(names.CLIENT_UNEXPECTED)
                 continue
-            self._on_response(source, octets)
+            self._on_response(source, octets, address)
 
-    def _on_response(self, source: _Source, octets: bytes) -> None:
+    def _on_response(self, source: _Source, octets: bytes, address: Address) -> None:
+        """The reply that is awaited, or one more that is ignored and counted."""
         try:
             packet = decode(octets, signed=False)
             pending = source.pending.get(packet.identifier)
             if pending is None or pending.answered.done():
-                self._counters.add(names.CLIENT_UNEXPECTED)
+                self._ignore(names.CLIENT_UNEXPECTED, octets, address)
                 return
             response = verify_response(
                 packet, pending.octets[4:20], pending.secret, request_code=pending.octets[0]
             )
         except MalformedPacket:
-            self._counters.add(names.CLIENT_MALFORMED)
+            self._ignore(names.CLIENT_MALFORMED, octets, address)
             return
         except BadAuthenticator:
-            self._counters.add(names.CLIENT_BAD_AUTHENTICATOR)
+            self._ignore(names.CLIENT_BAD_AUTHENTICATOR, octets, address)
             return
         if proxy_states(response.attributes) != pending.proxy_states:
             # A Proxy-State nobody sent is how CVE-2024-3596 moves octets into a response.
-            self._counters.add(names.CLIENT_UNEXPECTED)
+            self._ignore(names.CLIENT_UNEXPECTED, octets, address)
             return
+        if self._observer.on:
+            self._observer.packet(Hop("UDP", "", address), octets, "received")
         pending.answered.set_result(response)
+
+    def _ignore(self, why: str, octets: bytes, address: Address) -> None:
+        self._counters.add(why)
+        self._observer.dropped(Hop("UDP", "", address), octets, why)
 
     def close(self) -> None:
         """Closes all sockets; requests outstanding end in `NoAnswer`."""

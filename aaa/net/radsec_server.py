@@ -13,6 +13,7 @@ from collections.abc import Callable
 
 import structlog
 
+from aaa.net.observing import UNOBSERVED, Hop, Observer
 from aaa.net.packet_connection import SHUTDOWN_S
 from aaa.net.radsec_transactions import RadsecTransaction
 from aaa.net.server_connection import ServerConnection, ServerLimits
@@ -43,7 +44,7 @@ class RadsecServer:
     Which codes those are, and what answers a Status-Server, is for `port` to say.
     """
 
-    def __init__(
+    def __init__(  # noqa: PLR0913 - what it works with, and what a test replaces
         self,
         peers: TlsPeerTable,
         contexts: TlsContexts,
@@ -52,6 +53,7 @@ class RadsecServer:
         *,
         port: Port = AUTHENTICATION,
         limits: ServerLimits | None = None,
+        observer: Observer = UNOBSERVED,
     ) -> None:
         self._loop = asyncio.get_running_loop()
         self._peers = peers
@@ -60,6 +62,7 @@ class RadsecServer:
         self._port = port
         self._codes = port.codes
         self.counters = counters
+        self.observer = observer
         self.limits = limits or ServerLimits()
         self.stopping = False
         self._connections: set[ServerConnection] = set()
@@ -158,19 +161,27 @@ class RadsecServer:
             if len(requests) < len(packets):
                 self._take_others(connection, packets)
         except MalformedPacket:
-            self.counters.add(names.MALFORMED)
-            connection.abort()
+            self._drop(connection, peer, names.MALFORMED)
             return False
         except BadAuthenticator:
-            self.counters.add(names.BAD_AUTHENTICATOR)
-            connection.abort()
+            self._drop(connection, peer, names.BAD_AUTHENTICATOR)
             return False
+        if self.observer.on:
+            for request in requests:
+                hop = Hop("TLS", peer.name, connection.address)
+                self.observer.packet(hop, request.octets, "received")
         admitted = [self._begin(connection, peer, request) for request in requests]
         transactions = [transaction for transaction in admitted if transaction is not None]
         if transactions:
             self.counters.add(names.REQUESTS, len(transactions))
             self._on_requests(transactions)
         return bool(packets)
+
+    def _drop(self, connection: ServerConnection, peer: TlsPeer, why: str) -> None:
+        """Closes a connection; what of it was wrong is among what had come."""
+        self.counters.add(why)
+        self.observer.dropped(Hop("TLS", peer.name, connection.address), b"", why)
+        connection.abort()
 
     def _take_others(self, connection: ServerConnection, packets: list[Packet]) -> None:
         """Responses to requests of ours, and what is nothing to us: it is passed over."""
@@ -189,6 +200,8 @@ class RadsecServer:
             self.counters.add(names.STATUS_SERVER)
             answer = connection.form.encode_response(self._port.status_answer, request, ())
             connection.send(answer)
+            if self.observer.on:
+                self.observer.packet(Hop("TLS", peer.name, connection.address), answer, "sent")
             return None
         begun = connection.incoming.begin(connection, peer, request, self._loop.time())
         if isinstance(begun, bytes):

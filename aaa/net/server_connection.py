@@ -10,6 +10,7 @@ import secrets
 from dataclasses import dataclass
 from typing import Protocol
 
+from aaa.net.observing import Hop, Observer
 from aaa.net.packet_connection import PacketConnection
 from aaa.net.radsec_reverse import ReverseRequests
 from aaa.net.radsec_transactions import Incoming, RadsecTransaction
@@ -39,6 +40,7 @@ class ConnectionOwner(Protocol):
     """Who is told what becomes of a connection."""
 
     stopping: bool
+    observer: Observer
 
     def admit(self, connection: ServerConnection) -> TlsPeer | None:
         """Whose a connection is after its handshake, or None: it is closed then."""
@@ -135,6 +137,9 @@ class ServerConnection(PacketConnection):
             if transaction.request.code == ACCESS_REQUEST:
                 self._counters.add(names.of_response(code))
             self.send(octets)
+            if self._owner.observer.on:
+                hop = Hop("TLS", transaction.client.name, self.address)
+                self._owner.observer.packet(hop, octets, "sent")
         else:
             self._counters.add(names.ABANDONED)
         self._finish_one()

@@ -5,7 +5,7 @@ What a client's request may assert is decided by the roles from the values here.
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from ipaddress import IPv4Network, IPv6Address, IPv6Network, ip_address
 from typing import Final
@@ -64,6 +64,9 @@ class ClientTable:
             for version in (4, 6)
         }
         self._remembered: dict[str, Client | None] = {}
+
+    def __iter__(self) -> Iterator[Client]:
+        return iter(self._by_network.values())
 
     def find(self, address: str) -> Client | None:
         """The client with the longest prefix around a source `address`, or None."""

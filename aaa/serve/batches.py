@@ -27,6 +27,11 @@ class Batches(Generic[Item]):
         return len(self._waiting)
 
     @property
+    def oldest(self) -> Item | None:
+        """The item that is next, or None where none waits."""
+        return self._waiting[0] if self._waiting else None
+
+    @property
     def running(self) -> frozenset[asyncio.Task[None]]:
         return frozenset(self._running)
 

@@ -5,29 +5,31 @@ from __future__ import annotations
 import asyncio
 import os
 from collections.abc import Callable
-from ipaddress import ip_network
 from typing import Final
 
 import structlog
 
 from aaa.config import ForeignConfig
-from aaa.config.foreign import ForeignClient
+from aaa.config.foreign import ForeignClient, ForeignSection
 from aaa.exchange import Peer
 from aaa.net.transactions import Transaction
 from aaa.proxying import Refuse, unroutable
 from aaa.radius.attributes import decode_access_request
-from aaa.radius.clients import Client, ClientTable
+from aaa.radius.clients import ClientTable
 from aaa.radius.counters import Counters
 from aaa.radius.errors import MalformedPacket
 from aaa.radius.routing import realm_of_request
 from aaa.roles.foreign_aaa import Agent, route
+from aaa.serve.client_policy import build_clients, build_door
 from aaa.serve.configured_pools import home_pools, hop_to
+from aaa.serve.door import Door
 from aaa.serve.foreign_services import ForeignServices, route_finder
 from aaa.serve.forwarding import Forwarder
 from aaa.serve.pools import open_pools
 from aaa.serve.process import on_hangup
 from aaa.serve.radius_front import RadiusFront, tls_side
 from aaa.serve.radsec import TlsServers
+from aaa.serve.watch import Watch, watching
 
 COUNTERS_EVERY_S: Final = 60.0
 
@@ -37,16 +39,12 @@ log = structlog.get_logger("aaa.foreign")
 class ForeignServer:
     """Joins the RADIUS server to the RADIUS client; the role between them decides."""
 
-    def __init__(self, config: ForeignConfig, counters: Counters) -> None:
+    def __init__(self, config: ForeignConfig, counters: Counters, door: Door) -> None:
         self._vendor_id = config.foreign.vendor_id
         self._realm = config.foreign.realm
         self._counters = counters
+        self._door = door
         self._clients = {c.name: _client(c) for c in config.client}
-        clients = ClientTable(
-            Client(c.name, ip_network(c.by_udp[0]), (c.by_udp[1],))
-            for c in config.client
-            if c.by_udp is not None
-        )
         pools = home_pools(config)
         self._find_route = route_finder(config)
         self._over_tls = TlsServers(
@@ -58,10 +56,12 @@ class ForeignServer:
         hops = {
             item.name: hop_to(item, item.address, self._over_tls) for item in config.home_server
         }
-        self.radius = RadiusFront(clients, counters, self._on_requests)
-        self._forwarder = Forwarder(open_pools(hops, pools, counters), counters, "foreign")
+        clients = ClientTable(build_clients(config.client))
+        self.radius = RadiusFront(clients, counters, self._on_requests, door)
+        ways = open_pools(hops, pools, counters, door.observer)
+        self._forwarder = Forwarder(ways, counters, "foreign", door)
         self._services = ForeignServices(
-            config, self._clients, self.radius, self._over_tls, counters
+            config, self._clients, self.radius, self._over_tls, door, counters
         )
         self.radius.add_tls(tls_side(config.foreign.tls_listen, config.tls, config.client))
 
@@ -114,6 +114,7 @@ class ForeignServer:
         self.radius.stop_receiving()
         await self._forwarder.drain()
         await self._services.drain()
+        self._door.close()  # before TLS waits for what we owe
         await self.radius.drain()
 
     async def close(self) -> None:
@@ -130,22 +131,41 @@ def _client(client: ForeignClient) -> Agent | Peer:
 
 
 async def serve_foreign(
-    config: ForeignConfig, *, stop: asyncio.Event, ready: Callable[[], None] | None = None
+    config: ForeignConfig,
+    *,
+    stop: asyncio.Event,
+    ready: Callable[[], None] | None = None,
+    trace: bool = False,
 ) -> None:
     """Serves until `stop`, waits for what is under way, and returns."""
     counters = Counters()
-    server = ForeignServer(config, counters)
+    section = config.foreign
+    watch = Watch(log, vendor_id=section.vendor_id, trace=trace)
+    door = build_door(config.client, counters, watch, section.reject_delay_s)
+    server = ForeignServer(config, counters, door)
     try:
         on_hangup(server.reload, log)
-        server.listen(config.foreign.listen, config.foreign.tls_listen)
-        if ready is not None:
-            ready()
-        while not stop.is_set():
-            try:
-                await asyncio.wait_for(stop.wait(), COUNTERS_EVERY_S)
-            except TimeoutError:
-                log.info("counters", **counters.snapshot())
-        await server.drain()
+        async with watching(watch, server.radius.clients):
+            await _serve(server, section, counters, stop=stop, ready=ready)
     finally:
         await server.close()
         log.info("counters", **counters.snapshot())
+
+
+async def _serve(
+    server: ForeignServer,
+    section: ForeignSection,
+    counters: Counters,
+    *,
+    stop: asyncio.Event,
+    ready: Callable[[], None] | None,
+) -> None:
+    server.listen(section.listen, section.tls_listen)
+    if ready is not None:
+        ready()
+    while not stop.is_set():
+        try:
+            await asyncio.wait_for(stop.wait(), COUNTERS_EVERY_S)
+        except TimeoutError:
+            log.info("counters", **counters.snapshot())
+    await server.drain()

@@ -16,6 +16,7 @@ from aaa.config import ForeignConfig
 from aaa.config.foreign import HomeServer
 from aaa.exchange import Peer
 from aaa.net.mobile_ip import resolve
+from aaa.net.observing import Observer
 from aaa.proxying import Route
 from aaa.radius.clients import Client, ClientTable
 from aaa.radius.counters import Counters
@@ -23,6 +24,7 @@ from aaa.radius.ports import ACCOUNTING, DYNAMIC_AUTHORIZATION
 from aaa.roles.foreign_aaa import Agent
 from aaa.roles.foreign_aaa_dynauth import VisitedDomain
 from aaa.serve.configured_pools import home_pools, hop_to, realm_table
+from aaa.serve.door import Door
 from aaa.serve.foreign_accounting import AccountingProxy
 from aaa.serve.foreign_dynauth import DynamicAuthorizationProxy
 from aaa.serve.forwarding import Forwarder
@@ -51,6 +53,7 @@ class ForeignServices:
         clients: Mapping[str, Agent | Peer],
         front: RadiusFront,
         over_tls: TlsServers,
+        door: Door,
         counters: Counters,
     ) -> None:
         """Before `front` is reached over TLS; raises `LocalError`."""
@@ -62,7 +65,10 @@ class ForeignServices:
             find_route,
             all_routes(config),
             Forwarder(
-                _accounting_pools(config, over_tls, counters), counters, "foreign.accounting"
+                _accounting_pools(config, over_tls, door.observer, counters),
+                counters,
+                "foreign.accounting",
+                door,
             ),
             realm=config.foreign.realm,
             vendor_id=config.foreign.vendor_id,
@@ -92,7 +98,11 @@ class ForeignServices:
         front.serve(ACCOUNTING, self._accounting.on_requests)
         over_tls.take_requests(self._dynauth.on_requests)
         self._from_homes = RadiusServer(
-            asking_homes(config), counters, self._dynauth.on_requests, port=DYNAMIC_AUTHORIZATION
+            asking_homes(config),
+            counters,
+            self._dynauth.on_requests,
+            port=DYNAMIC_AUTHORIZATION,
+            observer=door.observer,
         )
 
     def listen(self) -> None:
@@ -143,7 +153,9 @@ def _is_home(route: Route | None, server: str) -> bool:
     return route is not None and server in route.servers
 
 
-def _accounting_pools(config: ForeignConfig, over_tls: TlsServers, counters: Counters) -> Pools:
+def _accounting_pools(
+    config: ForeignConfig, over_tls: TlsServers, observer: Observer, counters: Counters
+) -> Pools:
     """The pools of the homes at their accounting ports: judged apart, as these may fail alone."""
     if not config.foreign.accounting_listen and not config.foreign.tls_listen:
         return open_pools({}, (), counters)
@@ -154,6 +166,7 @@ def _accounting_pools(config: ForeignConfig, over_tls: TlsServers, counters: Cou
         },
         map(_accounting_pool, home_pools(config)),
         counters,
+        observer,
     )
 
 

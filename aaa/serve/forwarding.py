@@ -9,6 +9,8 @@ from aaa.net.transactions import Transaction
 from aaa.proxying import Attributes, Forward, Refuse, take_reply
 from aaa.radius.counters import Counters
 from aaa.radius.errors import NoAnswer
+from aaa.radius.packet import ACCESS_REJECT
+from aaa.serve.door import Door
 from aaa.serve.pools import Pools
 from kdc.errors import LocalError, ReplyRefused, Unavailable
 
@@ -22,10 +24,14 @@ TOO_LONG: Final = "response_too_long"
 class Forwarder:
     """The requests under way to `pools`, of any code; counters begin with `prefix`."""
 
-    def __init__(self, pools: Pools, counters: Counters, prefix: str) -> None:
+    def __init__(
+        self, pools: Pools, counters: Counters, prefix: str, door: Door | None = None
+    ) -> None:
+        """Without a `door` no refusal waits and nothing is told."""
         self._pools = pools
         self._counters = counters
         self._prefix = prefix
+        self._door = door or Door(counters)
         self._under_way: set[asyncio.Task[None]] = set()
 
     def start(
@@ -41,6 +47,7 @@ class Forwarder:
         Equal keys go to one server, in a pool by consistent hash.  `avoid` names servers that it
         must not go to.
         """
+        self._tell(transaction, "forwarded to", forward.pool)
         task = asyncio.get_running_loop().create_task(
             self._forward(transaction, forward, key, avoid)
         )
@@ -53,12 +60,20 @@ class Forwarder:
         A request that has no such answer is dropped, and counted as that as well.
         """
         self._counters.add(f"{self._prefix}.{REFUSED}.{refuse.reason}")
+        self._tell(transaction, "refused:", refuse.reason)
         code = refuse.code(transaction.request.code)
         if code is None:
             self._counters.add(f"{self._prefix}.{DROPPED}.{refuse.reason}")
             transaction.forget()  # and its client asks again (RFC 2866 §2)
+        elif code == ACCESS_REJECT:
+            self._door.reject(transaction, refuse.attributes)
         elif not self._respond(transaction, code, refuse.attributes):
             self._respond(transaction, code, ())
+
+    def _tell(self, transaction: Transaction, what: str, which: str) -> None:
+        if self._door.observer.on:
+            name = transaction.client.name
+            self._door.observer.decided(name, transaction.request, f"{what} {which}")
 
     async def _forward(
         self, transaction: Transaction, forward: Forward, key: bytes, avoid: frozenset[str]

@@ -16,7 +16,9 @@ import structlog
 
 from aaa.config import HomeConfig
 from aaa.config.home import HomeAgentPolicySection
+from aaa.net.observing import Observer
 from aaa.radius.counters import Counters
+from aaa.serve.client_policy import build_door
 from aaa.serve.configured_pools import agent_pools, hop_to
 from aaa.serve.home_policy import build_clients, build_peers, build_policy
 from aaa.serve.home_server import HomeAgents, HomeServer
@@ -26,6 +28,7 @@ from aaa.serve.process import on_hangup
 from aaa.serve.radius_front import tls_side
 from aaa.serve.radsec import TlsServers
 from aaa.serve.registering import HomeAgentService
+from aaa.serve.watch import Watch, watching
 from kdc.center import KeyDistributionCenter
 from kdc.distribution import LocalKeyDistribution
 from kdc.store import Store
@@ -34,7 +37,11 @@ log = structlog.get_logger("aaa.home")
 
 
 async def serve_home(
-    config: HomeConfig, *, stop: asyncio.Event, ready: Callable[[], None] | None = None
+    config: HomeConfig,
+    *,
+    stop: asyncio.Event,
+    ready: Callable[[], None] | None = None,
+    trace: bool = False,
 ) -> None:
     """Serves until `stop`, then answers what it has taken in and returns.
 
@@ -42,7 +49,8 @@ async def serve_home(
     """
     counters = Counters()
     home = config.home
-    async with local_home_agent(config, counters) as local:
+    watch = Watch(log, vendor_id=home.vendor_id, trace=trace)
+    async with local_home_agent(config, counters, watch) as local:
         over_tls = TlsServers(
             config.tls,
             ((item, item.server) for item in config.home_agent),
@@ -60,18 +68,20 @@ async def serve_home(
             counters,
             realm=home.realm,
             vendor_id=home.vendor_id,
+            door=build_door(config.client, counters, watch, home.reject_delay_s),
         )
         services = None
         if local is not None:
-            services = HomeServices(config, local.store, server, counters)
+            services = HomeServices(config, local.store, server, watch, counters)
         server.radius.add_tls(tls_side(home.tls_listen, config.tls, config.client))
         on_hangup(partial(_reload, server, over_tls), log)
         try:
-            if services is not None:
-                await services.start()
-            await serve_radius(server, home, log, stop=stop, ready=ready)
-            if services is not None:
-                await services.drain()
+            async with watching(watch, server.radius.clients):
+                if services is not None:
+                    await services.start()
+                await serve_radius(server, home, log, stop=stop, ready=ready)
+                if services is not None:
+                    await services.drain()
         finally:
             if services is not None:
                 services.close()
@@ -96,7 +106,7 @@ class LocalHome:
 
 @asynccontextmanager
 async def local_home_agent(
-    config: HomeConfig, counters: Counters
+    config: HomeConfig, counters: Counters, observer: Observer
 ) -> AsyncIterator[LocalHome | None]:
     """The home agent of this process with its database, or None where all are behind it."""
     home, database = config.home, config.database
@@ -119,6 +129,7 @@ async def local_home_agent(
             counters,
             keys=config.keys,
             overlap_s=home.overlap_s,
+            observer=observer,
         )
         housekeeping = asyncio.create_task(keep_house(store, counters, log))
         try:

@@ -14,6 +14,7 @@ import structlog
 from aaa.config import HomeAgentConfig
 from aaa.net.radsec_client import RadsecClient
 from aaa.radius.counters import Counters
+from aaa.serve.client_policy import build_door
 from aaa.serve.home import serve_radius
 from aaa.serve.home_policy import build_clients, build_peers, build_policy
 from aaa.serve.home_server import HomeAgents, HomeServer
@@ -23,6 +24,7 @@ from aaa.serve.radius_front import tls_side
 from aaa.serve.radsec import limits_within, read_contexts, targets, watchdog_within
 from aaa.serve.registering import HomeAgentService
 from aaa.serve.remote_kdc import RemoteKeyDistribution
+from aaa.serve.watch import Watch, watching
 
 log = structlog.get_logger("aaa.home_agent")
 
@@ -53,7 +55,10 @@ async def serve_home_agent(
     policy = build_policy(
         section, (section.nai, section.address), config.foreign_agent, config.negotiation
     )
-    service = HomeAgentService(policy, kdc, counters, keys=config.keys, overlap_s=section.overlap_s)
+    watch = Watch(log, vendor_id=section.vendor_id)
+    service = HomeAgentService(
+        policy, kdc, counters, keys=config.keys, overlap_s=section.overlap_s, observer=watch
+    )
     server = HomeServer(
         build_clients(config.client),
         build_peers(config.client),
@@ -61,6 +66,7 @@ async def serve_home_agent(
         counters,
         realm=section.realm,
         vendor_id=section.vendor_id,
+        door=build_door(config.client, counters, watch, section.reject_delay_s),
     )
     server.radius.add_tls(tls_side(section.tls_listen, config.tls, config.client))
     telling = asyncio.create_task(tell_counters(counters, log))
@@ -72,7 +78,8 @@ async def serve_home_agent(
     on_hangup(reload, log)
     try:
         service.open()
-        await serve_radius(server, section, log, stop=stop, ready=ready)
+        async with watching(watch, server.radius.clients):
+            await serve_radius(server, section, log, stop=stop, ready=ready)
     finally:
         telling.cancel()
         await server.close()

@@ -17,8 +17,10 @@ from aaa.config.home import HomeClient
 from aaa.exchange import Peer
 from aaa.net.mobile_ip import resolve
 from aaa.net.udp import Address
+from aaa.radius.admission import RateLimit
 from aaa.radius.clients import Client, ClientTable
 from aaa.radius.counters import Counters
+from aaa.serve.client_policy import build_limits, limit_of
 from aaa.serve.home_policy import build_peers, udp_clients
 from aaa.serve.peer_requests import PeerAddress
 from aaa.serve.process import split_address
@@ -36,11 +38,12 @@ log = structlog.get_logger("aaa.home")
 
 @dataclass(frozen=True, slots=True)
 class KnownClients:
-    """Who may ask by UDP; what each may say, and where it takes requests itself, by name."""
+    """Who may ask by UDP; what each may say and take, and where it is asked itself, by name."""
 
     clients: tuple[Client, ...]
     peers: Mapping[str, Peer]
     addresses: Mapping[str, PeerAddress]
+    limits: Mapping[str, RateLimit]
 
     def table(self) -> ClientTable:
         """The clients by source; raises `LocalError` for one network of two."""
@@ -62,6 +65,7 @@ def configured_clients(clients: Iterable[HomeClient]) -> KnownClients:
             for c in items
             if c.dynamic_authorization is not None and c.secret_file is not None
         },
+        build_limits(items),
     )
 
 
@@ -78,6 +82,7 @@ def join_clients(
     """
     clients = list(configured.clients)
     peers, reached = dict(configured.peers), dict(configured.addresses)
+    limits = dict(configured.limits)
     networks = {client.network for client in clients}
     for each in stored:
         if each.name in configured.peers:
@@ -99,9 +104,11 @@ def join_clients(
             continue
         clients.append(client)
         peers[each.name] = Peer(each.name, each.realms)
+        if each.requests_per_second is not None:
+            limits[each.name] = limit_of(each.requests_per_second)
         if each.name in addresses:
             reached[each.name] = PeerAddress(addresses[each.name], each.secrets[0])
-    return KnownClients(tuple(clients), peers, reached)
+    return KnownClients(tuple(clients), peers, reached, limits)
 
 
 class ClientWatch:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
-from ipaddress import IPv4Address, IPv4Network, ip_network
+from ipaddress import IPv4Address, IPv4Network
 
 from aaa.config.home import (
     ANY_REALM,
@@ -16,6 +16,7 @@ from aaa.exchange import Peer
 from aaa.policy import HomeNegotiation
 from aaa.radius.clients import Client, ClientTable
 from aaa.roles.home_agent import HomeAgentPolicy
+from aaa.serve.client_policy import build_client
 from kdc.model import Nai
 
 Clients = Iterable[HomeClient | HomeAgentClient]
@@ -52,11 +53,7 @@ def build_clients(clients: Clients) -> ClientTable:
 
 def udp_clients(clients: Clients) -> list[Client]:
     """Those that may come by UDP; raises `LocalError`."""
-    return [
-        Client(c.name, ip_network(c.by_udp[0]), (c.by_udp[1],), frozenset(c.realms))
-        for c in clients
-        if c.by_udp is not None
-    ]
+    return [client for c in clients if (client := build_client(c, frozenset(c.realms))) is not None]
 
 
 def build_peers(clients: Clients) -> dict[str, Peer]:

@@ -21,6 +21,7 @@ from aaa.radius.counters import Counters
 from aaa.radius.errors import MalformedPacket
 from aaa.radius.packet import proxy_states
 from aaa.roles.home_aaa import Admitted, admit, route
+from aaa.serve.door import Door
 from aaa.serve.forwarding import Forwarder
 from aaa.serve.pools import Hop, TimedPool, open_pools
 from aaa.serve.radius_front import RadiusFront
@@ -51,7 +52,7 @@ class HomeAgents:
 class HomeServer:
     """Joins RADIUS, by UDP and TLS, to home agents."""
 
-    def __init__(
+    def __init__(  # noqa: PLR0913 - what it joins
         self,
         clients: ClientTable,
         peers: Mapping[str, Peer],
@@ -60,23 +61,28 @@ class HomeServer:
         *,
         realm: str,
         vendor_id: int,
+        door: Door | None = None,
     ) -> None:
-        self.radius = RadiusFront(clients, counters, self._on_requests)
+        """Without a `door` no client has a limit, no refusal waits and nothing is told."""
+        self.door = door or Door(counters)
+        self._observer = self.door.observer
+        self.radius = RadiusFront(clients, counters, self._on_requests, self.door)
         self.peers = peers  # may be replaced at any time, with `radius.clients`
         self._agents = agents
         self._addresses = agents.addresses
         self._realm, self._vendor_id = realm, vendor_id
         self._counters = counters
-        self._answering = Answering(vendor_id, counters)
-        pools = open_pools(agents.hops, agents.remote.values(), counters)
-        self._forwarder = Forwarder(pools, counters, "home")
+        self._answering = Answering(vendor_id, counters, self.door)
+        pools = open_pools(agents.hops, agents.remote.values(), counters, self._observer)
+        self._forwarder = Forwarder(pools, counters, "home", self.door)
 
     def _on_requests(self, transactions: list[Transaction]) -> None:
         for transaction in transactions:
             try:
                 self._on_request(transaction)
             except (MalformedPacket, RemoteError) as error:
-                self._answering.answer(transaction, AccessReject(error.reply_code))
+                denial = AccessReject(error.reply_code, reason=str(error))
+                self._answering.answer(transaction, denial)
         if self._agents.local is not None:
             self._agents.local.start_batches()
 
@@ -86,7 +92,8 @@ class HomeServer:
         if len(states) > MAXIMUM_PROXY_STATES or sum(map(len, states)) > _PROXY_STATE_OCTETS:
             # They are echoed: what would leave no room for a reply must not be granted.
             self._counters.add(f"{REFUSED}.proxy_states")
-            self._answering.answer(transaction, AccessReject(DENIED_POORLY_FORMED))
+            denial = AccessReject(DENIED_POORLY_FORMED, reason="too many Proxy-States to echo")
+            self._answering.answer(transaction, denial)
             return
         access = decode_access_request(transaction.request, self._vendor_id)
         # Step 4
@@ -101,6 +108,9 @@ class HomeServer:
         elif admitted.home_agent in self._agents.remote:
             self._forward(transaction, admitted)
         elif self._agents.local is not None:
+            if self._observer.on:
+                told = "admitted for the home agent of this process"
+                self._observer.decided(transaction.client.name, transaction.request, told)
             self._agents.local.submit(
                 access, admitted.peer, partial(self._answering.answer, transaction)
             )
@@ -124,6 +134,7 @@ class HomeServer:
         await self._forwarder.drain()
         if self._agents.local is not None:
             await self._agents.local.drain()
+        self.door.close()  # before TLS waits for what we owe
         await self.radius.drain()
 
     async def close(self) -> None:

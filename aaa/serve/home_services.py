@@ -22,6 +22,7 @@ from aaa.serve.home_dynauth import PATIENCE, DynamicAuthorization, StoredOutbox
 from aaa.serve.home_server import HomeServer
 from aaa.serve.peer_requests import PeerRequests
 from aaa.serve.process import split_address
+from aaa.serve.watch import Watch
 from kdc.errors import RemoteError
 from kdc.store import Store, accounting
 
@@ -36,6 +37,7 @@ class HomeServices:
         config: HomeConfig,
         store: Store,
         server: HomeServer,
+        watch: Watch,
         counters: Counters,
     ) -> None:
         """Before `server` is reached over TLS."""
@@ -62,12 +64,15 @@ class HomeServices:
             realm=home.realm,
             vendor_id=home.vendor_id,
         )
+        self._exceptions = watch
         self._watch = ClientWatch(store, known, self._on_clients, counters)
         self._tasks: list[asyncio.Task[None]] = []
 
     def _on_clients(self, known: KnownClients) -> None:
         """All of it in one turn of the loop: no request sees one part old and another new."""
         self._server.radius.clients = known.table()
+        self._server.door.limits.replace(known.limits)
+        self._exceptions.warn_of_exceptions(known.clients)
         self._server.peers = self.accounting.peers = known.peers
         self._requests.addresses = known.addresses
         self._dynauth.clients = known

@@ -14,6 +14,7 @@ from typing import Final, Protocol
 
 import structlog
 
+from aaa.net.observing import UNOBSERVED, Observer
 from aaa.net.radius_client import RadiusClient, Server
 from aaa.radius.counters import Counters
 from aaa.radius.errors import NoAnswer
@@ -161,9 +162,10 @@ def open_pools(
     hops: Mapping[str, Hop],
     pools: Iterable[TimedPool],
     counters: Counters,
+    observer: Observer = UNOBSERVED,
 ) -> Pools:
     """Pools of servers by UDP, all over source sockets of their own, and of servers over TLS."""
-    client = RadiusClient(counters)
+    client = RadiusClient(counters, observer=observer)
     upstreams = {
         name: Upstream(UdpExchanger(client, hop) if isinstance(hop, NextHop) else hop, policy)
         for name, (hop, policy) in hops.items()

@@ -7,7 +7,8 @@ import gc
 import logging
 import signal
 import sys
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Iterator
+from contextlib import contextmanager
 
 import structlog
 
@@ -77,9 +78,22 @@ def on_hangup(reload: Callable[[], None], log: structlog.stdlib.BoundLogger) -> 
     asyncio.get_running_loop().add_signal_handler(signal.SIGHUP, reload_or_say)
 
 
+@contextmanager
+def on_user_signal(act: Callable[[], None]) -> Iterator[None]:
+    """Acts on each SIGUSR1, which would end the process otherwise."""
+    loop = asyncio.get_running_loop()
+    loop.add_signal_handler(signal.SIGUSR1, act)
+    try:
+        yield
+    finally:
+        # Not back to what ends a process: one may be on its way while we drain.
+        loop.add_signal_handler(signal.SIGUSR1, lambda: None)
+
+
 async def _until_signal(main: Callable[[asyncio.Event], Awaitable[None]]) -> None:
     stop = asyncio.Event()
     loop = asyncio.get_running_loop()
     for number in (signal.SIGTERM, signal.SIGINT):
         loop.add_signal_handler(number, stop.set)
+    loop.add_signal_handler(signal.SIGUSR1, lambda: None)  # until a process does something by it
     await main(stop)

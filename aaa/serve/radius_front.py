@@ -27,6 +27,7 @@ from aaa.radius.errors import NoAnswer
 from aaa.radius.packet import Attributes, VerifiedResponse
 from aaa.radius.ports import Port
 from aaa.radius.tls_peers import TlsPeerTable
+from aaa.serve.door import Door
 from aaa.serve.process import split_address
 from aaa.serve.radius_server import RadiusServer
 from aaa.serve.radsec import client_table, read_contexts
@@ -72,10 +73,14 @@ class RadiusFront:
         clients: ClientTable,
         counters: Counters,
         on_requests: Handler,
+        door: Door | None = None,
     ) -> None:
+        """What comes through the `door` alone is handed on; without one all of it is."""
         self._clients = clients
         self._counters = counters
-        self._handlers: dict[Port, Handler] = {ports.AUTHENTICATION: on_requests}
+        self._door = door or Door(counters)
+        self._handlers: dict[Port, Handler] = {}
+        self.serve(ports.AUTHENTICATION, on_requests)
         self._by_code: dict[int, Handler] = {}
         self._udp: dict[Port, RadiusServer] = {}
         self._tls_side: TlsSide | None = None
@@ -83,7 +88,7 @@ class RadiusFront:
 
     def serve(self, port: Port, handler: Handler) -> None:
         """Requests of one more kind of port; before `listen` and `add_tls`."""
-        self._handlers[port] = handler
+        self._handlers[port] = lambda transactions: handler(self._door.admit(transactions))
 
     def add_tls(self, side: TlsSide | None) -> None:
         """One port for all codes that have a handler; others are counted and passed over.
@@ -98,7 +103,12 @@ class RadiusFront:
         }
         port = replace(ports.TLS, requests=frozenset(self._by_code))
         self._tls = RadsecServer(
-            side.peers, side.read(), self._counters, self._on_tls_requests, port=port
+            side.peers,
+            side.read(),
+            self._counters,
+            self._on_tls_requests,
+            port=port,
+            observer=self._door.observer,
         )
 
     def _on_tls_requests(self, transactions: list[RadsecTransaction]) -> None:
@@ -109,7 +119,13 @@ class RadiusFront:
         """The server of one kind of port."""
         server = self._udp.get(port)
         if server is None:
-            server = RadiusServer(self._clients, self._counters, self._handlers[port], port=port)
+            server = RadiusServer(
+                self._clients,
+                self._counters,
+                self._handlers[port],
+                port=port,
+                observer=self._door.observer,
+            )
             self._udp[port] = server
         return server
 

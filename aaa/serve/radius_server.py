@@ -1,7 +1,7 @@
 """The server side of RADIUS over UDP: from datagrams to verified requests and back to octets.
 
 What a request is answered with is the caller's; this file knows clients, signatures, duplicates
-and Status-Server, and nothing of a registration.
+and Status-Server, and nothing of a registration.  Limits of clients are aaa.serve.door's.
 """
 
 from __future__ import annotations
@@ -10,6 +10,7 @@ import time
 from collections.abc import Callable
 from dataclasses import dataclass
 
+from aaa.net.observing import OLD_SECRET, UNOBSERVED, UNSIGNED, Hop, Observer
 from aaa.net.transactions import Transaction
 from aaa.net.udp import Address, Datagram, UdpEndpoint
 from aaa.radius import counters as names
@@ -62,6 +63,7 @@ class RadiusServer:
         on_requests: Callable[[list[Transaction]], None],
         *,
         port: Port = AUTHENTICATION,
+        observer: Observer = UNOBSERVED,
         monotonic: Callable[[], float] = time.monotonic,
     ) -> None:
         self.duplicates = DuplicateTable(answered_for_s=port.answered_for_s)
@@ -69,6 +71,7 @@ class RadiusServer:
         self._port = port
         self._codes = port.codes
         self._counters = counters
+        self._observer = observer
         self._on_requests = on_requests
         self._monotonic = monotonic
         self.endpoints: list[UdpEndpoint] = []
@@ -101,38 +104,78 @@ class RadiusServer:
         """The order is that of cost: source, structure, signature, and only then any memory."""
         client = self.clients.find(source[0])
         if client is None:
-            self._counters.add(names.UNKNOWN_CLIENT)
+            self._drop("", source, octets, names.UNKNOWN_CLIENT)
             return None
+        verified = self._verify(client, octets)
+        if isinstance(verified, str):
+            self._drop(client.name, source, octets, verified)
+            return None
+        request, secret = verified
+        if secret is not client.secrets[0]:
+            self._observer.noticed(OLD_SECRET, client.name)
+        key = RequestKey(source, endpoint.address, request.code, request.identifier)
+        transaction = UdpTransaction(self, endpoint, source, client, request, secret, key)
+        if request.code == STATUS_SERVER:
+            self._answer_status(transaction)
+        elif self._is_new(transaction, now):
+            return transaction
+        return None
+
+    def _verify(self, client: Client, octets: bytes) -> tuple[VerifiedRequest, Secret] | str:
+        """The request and the secret that it was signed with, or what is counted instead."""
         try:
             packet = decode(octets, signed=client.require_message_authenticator)
             if packet.code not in self._codes:
-                self._counters.add(names.UNSUPPORTED)
-                return None
-            request, secret = _verify(packet, client)
+                return names.UNSUPPORTED
+            return _verify(packet, client)
         except MalformedPacket:
-            self._counters.add(names.MALFORMED)
-            return None
+            return names.MALFORMED
         except BadAuthenticator:
-            self._counters.add(names.BAD_AUTHENTICATOR)
-            return None
-        key = RequestKey(source, endpoint.address, request.code, request.identifier)
-        standing = self.duplicates.on_request(key, request.authenticator, now)
+            return names.BAD_AUTHENTICATOR
+
+    def _drop(self, client: str, source: Address, octets: bytes, why: str) -> None:
+        self._counters.add(why)
+        self._observer.dropped(Hop("UDP", client, source), octets, why)
+
+    def _is_new(self, transaction: UdpTransaction, now: float) -> bool:
+        """Whether it is to be worked on; a request that has been answered is answered again."""
+        request, client = transaction.request, transaction.client
+        standing = self.duplicates.on_request(
+            transaction.key, request.authenticator, now, client.name
+        )
+        if standing is Standing.NEW:
+            if not request.message_authenticator_at and request.code == ACCESS_REQUEST:
+                self._observer.noticed(UNSIGNED, client.name)
+            self._counters.add(names.REQUESTS)
+            if self._observer.on:
+                self._show(transaction, request.octets, "received")
+            return True
         if isinstance(standing, bytes):
             self._counters.add(names.DUPLICATE_ANSWERED)
-            endpoint.send_many([(standing, source)])
-            return None
-        if standing is not Standing.NEW:
-            overload = standing is Standing.OVERLOAD
-            self._counters.add(names.OVERLOAD if overload else names.DUPLICATE_IN_PROGRESS)
-            return None
-        transaction = UdpTransaction(self, endpoint, source, client, request, secret, key)
-        if request.code == STATUS_SERVER:
-            assert self._port.status_answer is not None
-            self._counters.add(names.STATUS_SERVER)
-            transaction.respond(self._port.status_answer, ())
-            return None
-        self._counters.add(names.REQUESTS)
-        return transaction
+            self._show(transaction, request.octets, "received again, answered before")
+            transaction.endpoint.send_many([(standing, transaction.source)])
+            self._show(transaction, standing, "sent again")
+        elif standing is Standing.IN_PROGRESS:
+            self._counters.add(names.DUPLICATE_IN_PROGRESS)
+            self._show(transaction, request.octets, "received again, in progress: dropped")
+        else:
+            self._drop(client.name, transaction.source, request.octets, names.OVERLOAD)
+        return False
+
+    def _answer_status(self, transaction: UdpTransaction) -> None:
+        """Always and at once; the same request has the same answer, so that none is kept."""
+        assert self._port.status_answer is not None
+        self._counters.add(names.STATUS_SERVER)
+        request = transaction.request
+        octets = encode_response(self._port.status_answer, request, (), transaction.secret)
+        self._show(transaction, request.octets, "received")
+        transaction.endpoint.send_many([(octets, transaction.source)])
+        self._show(transaction, octets, "sent")
+
+    def _show(self, transaction: UdpTransaction, octets: bytes, what: str) -> None:
+        if self._observer.on:
+            hop = Hop("UDP", transaction.client.name, transaction.source)
+            self._observer.packet(hop, octets, what)
 
     def respond(self, transaction: UdpTransaction, code: int, attributes: Attributes) -> None:
         # Step 10
@@ -146,6 +189,8 @@ class RadiusServer:
         if transaction.request.code == ACCESS_REQUEST:
             self._counters.add(names.of_response(code))
         transaction.endpoint.send_many([(octets, transaction.source)])
+        if self._observer.on:
+            self._show(transaction, octets, "sent")
 
     def stop_receiving(self) -> None:
         for endpoint in self.endpoints:

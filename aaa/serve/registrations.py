@@ -27,6 +27,13 @@ from kdc.model import Pair, Secret
 from kdc.records import Admission, Fate, Issued, Settled, VerifiedRegistration
 
 MAXIMUM_WAITING: Final = 8192
+# A foreign AAA asks again after 2 s and gives up after 2.5 (foreign.toml, deadline_s): while
+# something has waited so long that it has been asked for again, what comes is refused at once, and
+# what has waited until nobody wants it is not begun, for when requests come so much faster than
+# they are worked on that the queue grew too long meanwhile.  Less would refuse what only waits for
+# another KDC to take over, which takes up to 2 s (RemoteKeyDistribution, its watchdog).
+REFUSING_AFTER_S: Final = 2.0
+MAXIMUM_WAIT_S: Final = 2.5
 MAXIMUM_CLOCK_ERROR_S: Final = 1.0  # PROTOCOL section 3: a node further off says 130
 _ATTEMPTS: Final = 4
 _JUDGED_A_TURN: Final = 32
@@ -48,6 +55,7 @@ class Work:
     peer: Peer
     send: Callable[[AccessResponse | None], None]
     attempts: int = 0
+    waits_since: float = 0.0  # monotonic
     answered: bool = False
 
     def answer(self, response: AccessResponse | None) -> None:
@@ -69,27 +77,45 @@ class RegistrationPipeline:
         *,
         entropy: Callable[[int], bytes],
         on_granted: Callable[[VerifiedRegistration, Issued], None] | None = None,
+        on_shed: Callable[[str], None] | None = None,
         clock: Callable[[], float] = time.time,
+        monotonic: Callable[[], float] = time.monotonic,
     ) -> None:
-        """`on_granted` is told of each grant that has been committed, before it is answered."""
+        """`on_granted` is told of each grant that has been committed, before it is answered.
+
+        `on_shed` is told whose request is refused for want of room, by the name of the peer.
+        """
         self._kdc = kdc
         self._registrar = registrar
         self._exponentiations = exponentiations
         self._counters = counters
         self._entropy = entropy
         self._on_granted = on_granted
+        self._on_shed = on_shed
         self._clock = clock
+        self._monotonic = monotonic
         self._batches: Batches[Work] = Batches(self._run)
         self._slow: set[asyncio.Task[None]] = set()
         self._slow_records: set[int] = set()  # those of the requests under way alone
 
     def submit(self, work: Work) -> None:
-        """Takes the request in, or answers 130 at once where too many are waiting."""
-        if self._batches.waiting >= MAXIMUM_WAITING:
-            self._counters.add(SHED)
-            work.answer(AccessReject(DENIED_RESOURCES))
+        """Takes the request in, or answers 130 at once where it would wait too long."""
+        work.waits_since = self._monotonic()
+        oldest = self._batches.oldest
+        if oldest is not None and (
+            work.waits_since - oldest.waits_since > REFUSING_AFTER_S
+            or self._batches.waiting >= MAXIMUM_WAITING
+        ):
+            self._shed([work])
             return
         self._batches.add(work)
+
+    def _shed(self, batch: list[Work]) -> None:
+        self._counters.add(SHED, len(batch))
+        if self._on_shed is not None:
+            for work in batch:
+                self._on_shed(work.peer.name)
+        _answer_all(batch, AccessReject(DENIED_RESOURCES, reason="too much is waiting"))
 
     def start_batches(self) -> None:
         """To be called once a turn, when the socket is drained."""
@@ -104,6 +130,11 @@ class RegistrationPipeline:
 
     async def _run(self, batch: list[Work]) -> None:
         """One batch to its end: what conflicts is judged anew, a few times at most."""
+        begun = self._monotonic() - MAXIMUM_WAIT_S
+        late = [work for work in batch if work.waits_since < begun]
+        if late:
+            self._shed(late)
+            batch = [work for work in batch if work.waits_since >= begun]
         self._counters.add(BATCHES)
         try:
             while batch:
@@ -166,6 +197,8 @@ class RegistrationPipeline:
             raise
         finally:
             self._slow_records.discard(item.record_id)
+        for work in again:
+            work.waits_since = self._monotonic()  # it has been worked on since it came
         self._batches.put_back(again)
         self._batches.start()
 
@@ -225,7 +258,7 @@ class RegistrationPipeline:
             try:
                 verdict = self._registrar.judge(work.structured, admission, work.peer)
             except RemoteError as error:
-                work.answer(AccessReject(error.reply_code))
+                work.answer(AccessReject(error.reply_code, reason=str(error)))
             except LocalError:
                 self._counters.add(UNANSWERABLE)
                 work.answer(AccessReject(DENIED_RESOURCES))
@@ -253,8 +286,7 @@ class RegistrationPipeline:
         try:
             results = await self._exponentiations.run(jobs)
         except Unavailable:
-            self._counters.add(SHED, len(waiting))
-            _answer_all([item.work for item in waiting], AccessReject(DENIED_RESOURCES))
+            self._shed([item.work for item in waiting])
             return
         shares: dict[int, dict[Pair, DhShare | None]] = {}
         for (item, e), result in zip(wanted, results, strict=True):

@@ -92,11 +92,16 @@ class Domains:
         )  # fmt: skip
         return [parse_enrolment(json.loads(line)) for line in printed.splitlines()]
 
-    def start(self, name: str, *, config: str | None = None, kind: str | None = None) -> None:
-        """`aaa KIND --config CONFIG`; its log is NAME.log."""
+    def start(
+        self, name: str, *options: str, config: str | None = None, kind: str | None = None
+    ) -> None:
+        """`aaa KIND --config CONFIG OPTIONS`; its log is NAME.log."""
         with (self.folder / f"{name}.log").open("ab") as log:
             self.processes[name] = subprocess.Popen(
-                [sys.executable, "-m", "aaa", kind or name, "--config", config or f"{name}.toml"],
+                [
+                    *(sys.executable, "-m", "aaa", kind or name),
+                    *("--config", config or f"{name}.toml", *options),
+                ],
                 cwd=self.folder,
                 env=self.environment,
                 stdout=log,

@@ -188,13 +188,15 @@ class SplitHome(Domains):
         for name in names:
             await self._until_ready(name, seen[name])
 
-    def start(self, name: str, *, config: str | None = None, kind: str | None = None) -> None:
+    def start(
+        self, name: str, *options: str, config: str | None = None, kind: str | None = None
+    ) -> None:
         package, command = _program(name)
         with (self.folder / f"{name}.log").open("ab") as log:
             self.processes[name] = subprocess.Popen(
                 [
                     sys.executable, "-m", package, kind or command,
-                    "--config", config or f"{name}.toml",
+                    "--config", config or f"{name}.toml", *options,
                 ],
                 cwd=self.folder,
                 env=self.environment,

@@ -19,7 +19,16 @@ from aaa.roles.home_agent_request import read_request
 from aaa.roles.mobile_node_terms import MnTerms
 from aaa.serve.exponentiation import ExponentiationPool
 from aaa.serve.registrar import Registrar
-from aaa.serve.registrations import CONFLICTS, UNANSWERABLE, RegistrationPipeline, Work
+from aaa.serve.registrations import (
+    CONFLICTS,
+    MAXIMUM_WAIT_S,
+    MAXIMUM_WAITING,
+    REFUSING_AFTER_S,
+    SHED,
+    UNANSWERABLE,
+    RegistrationPipeline,
+    Work,
+)
 from kdc.crypto.dh import DhJob
 from kdc.errors import DENIED_RESOURCES, LocalError, RemoteError
 from kdc.model import Mode, Pair, Secret
@@ -79,13 +88,17 @@ class Stage:
         self.counters = Counters()
         self.pool = CountingPool()
         self.answers: dict[int, AccessResponse | None] = {}
+        self.monotonic = 50.0
+        self.shed: list[str] = []
         self.pipeline = RegistrationPipeline(
             MemoryDistribution(world),
             registrar or Registrar(HomeAgent(world.policy)),
             self.pool,
             self.counters,
             entropy=os.urandom,
+            on_shed=self.shed.append,
             clock=lambda: world.now,
+            monotonic=lambda: self.monotonic,
         )
 
     def submit(self, number: int, relayed: Relayed) -> None:
@@ -244,3 +257,58 @@ def test_who_is_told_which_pair_failed() -> None:
     assert again.payload.proposals[0].transforms == first[0].payload.proposals[0].transforms
     assert again.payload.proposals[0].number == 1
     assert again.octets != first[0].octets, "its public value is fresh"
+
+
+def test_what_would_wait_longer_than_its_client_is_refused_at_once() -> None:
+    async def play() -> Stage:
+        stage = Stage(World())
+        relayed = relayed_by(stage.world)
+        stage.submit(0, relayed)
+        stage.monotonic += REFUSING_AFTER_S
+        stage.submit(1, relayed)  # just in time
+        stage.monotonic += 0.01
+        stage.submit(2, relayed)
+        assert stage.answers == {2: AccessReject(DENIED_RESOURCES)}
+        assert stage.counters[SHED] == 1 and stage.shed == [VISITED.name]
+        await asyncio.wait_for(stage.pipeline.drain(), 20)
+        stage.monotonic += 100  # nobody waits: however long it was quiet, the next is worked on
+        stage.submit(3, relayed)
+        await stage.finish()
+        return stage
+
+    stage = asyncio.run(play())
+    assert all(isinstance(stage.answers[number], AccessAccept) for number in (0, 1, 3))
+
+
+def test_what_has_waited_too_long_is_not_begun() -> None:
+    """Those that came while nothing was old, and were more than could be done in time."""
+
+    async def play() -> Stage:
+        stage = Stage(World())
+        relayed = relayed_by(stage.world)
+        stage.submit(0, relayed)
+        stage.monotonic += REFUSING_AFTER_S
+        stage.submit(1, relayed)
+        stage.monotonic += MAXIMUM_WAIT_S - REFUSING_AFTER_S + 0.01
+        await stage.finish()
+        return stage
+
+    stage = asyncio.run(play())
+    assert stage.answers[0] == AccessReject(DENIED_RESOURCES)
+    assert isinstance(stage.answers[1], AccessAccept)
+    assert stage.counters[SHED] == 1
+    assert len(stage.world.store.registrations) == 1
+
+
+def test_more_than_may_wait_are_refused_at_once() -> None:
+    async def play() -> None:
+        stage = Stage(World())
+        relayed = relayed_by(stage.world)
+        structured = read_request(relayed.access, vendor_id=stage.world.policy.vendor_id)
+        answers: list[AccessResponse | None] = []
+        for _ in range(MAXIMUM_WAITING + 3):
+            stage.pipeline.submit(Work(structured, VISITED, answers.append))
+        assert answers == [AccessReject(DENIED_RESOURCES)] * 3
+        await stage.pool.close()
+
+    asyncio.run(play())

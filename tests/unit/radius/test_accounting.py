@@ -93,7 +93,7 @@ def test_people_read_it_by_name() -> None:
     described = describe(decode(head + bytes(16) + STOP_OCTETS))
     for expected in (
         ("Acct-Status-Type", "Stop"),
-        ("Acct-Session-Id", "s1"),
+        ("Acct-Session-Id", '"s1"'),
         ("Acct-Session-Time", "3600"),
         ("Acct-Input-Gigawords", "2"),
         ("Event-Timestamp", str(0x67000000)),

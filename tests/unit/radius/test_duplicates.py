@@ -72,3 +72,58 @@ def test_expiry_frees_memory() -> None:
     assert len(table) == 256
     table.on_request(KEY._replace(code=12), FIRST, 11.0)
     assert len(table) == 1
+
+
+def _key(client: int, number: int) -> RequestKey:
+    """Any number of requests of a client: its ports times its identifiers."""
+    source = (f"192.0.2.{client}", 1024 + number // 256)
+    return KEY._replace(peer=source, identifier=number % 256)
+
+
+def test_a_client_that_fills_the_table_with_answers_loses_its_own() -> None:
+    table = DuplicateTable(maximum_entries=100)
+    for number in range(3):
+        table.on_request(_key(1, number), FIRST, 0.0, "modest")
+        table.answer(_key(1, number), FIRST, b"modest", 0.0)
+    for number in range(1000):
+        assert table.on_request(_key(2, number), FIRST, 1.0, "greedy") is Standing.NEW
+        table.answer(_key(2, number), FIRST, b"greedy", 1.0)
+    assert len(table) == 100
+    for number in range(3):
+        assert table.on_request(_key(1, number), FIRST, 9.9, "modest") == b"modest"
+    assert table.on_request(_key(2, 999), FIRST, 9.9, "greedy") == b"greedy"
+    assert table.on_request(_key(2, 0), FIRST, 9.9, "greedy") is Standing.NEW
+
+
+def test_a_client_that_fills_the_table_with_work_keeps_nobody_else_out() -> None:
+    table = DuplicateTable(maximum_entries=100)
+    standings = [table.on_request(_key(2, n), FIRST, 0.0, "greedy") for n in range(150)]
+    assert standings.count(Standing.OVERLOAD) == 50
+    for number in range(50):  # an even share
+        assert table.on_request(_key(1, number), FIRST, 1.0, "modest") is Standing.NEW
+    assert len(table) == table.in_progress == 100
+    assert table.on_request(_key(2, 150), FIRST, 1.0, "greedy") is Standing.OVERLOAD
+    assert not table.answer(_key(2, 0), FIRST, b"displaced", 2.0)
+    assert table.answer(_key(2, 99), FIRST, b"kept", 2.0)
+    assert all(table.answer(_key(1, n), FIRST, b"modest", 2.0) for n in range(50))
+
+
+def test_what_is_in_progress_does_not_expire_and_answers_do_whoevers_they_are() -> None:
+    table = DuplicateTable()
+    table.on_request(_key(1, 0), FIRST, 0.0, "slow")
+    for client in range(2, 50):
+        table.on_request(_key(client, 0), FIRST, 0.0, f"client-{client}")
+        table.answer(_key(client, 0), FIRST, b"x", 0.0)
+    assert table.on_request(_key(1, 0), FIRST, 1e6, "slow") is Standing.IN_PROGRESS
+    assert len(table) == len(table._holders) == 1  # nothing is kept of a client without requests
+
+
+def test_an_abandoned_answer_makes_no_second_entry() -> None:
+    table = DuplicateTable()
+    for number in range(1000):
+        authenticator = number.to_bytes(16, "big")
+        assert table.on_request(KEY, authenticator, 0.0, "c") is Standing.NEW
+        assert table.answer(KEY, authenticator, b"x", 0.0)
+        table.forget(KEY, authenticator)  # an answer is not forgotten
+        assert table.on_request(KEY, authenticator, 0.0, "c") == b"x"
+    assert len(table) == 1 and table.in_progress == 0

@@ -7,7 +7,6 @@ import hmac
 
 import pytest
 
-from aaa.radius.dictionary import describe, load_dictionary
 from aaa.radius.errors import BadAuthenticator, MalformedPacket
 from aaa.radius.packet import (
     ACCESS_ACCEPT,
@@ -235,25 +234,6 @@ def test_packets_and_errors_do_not_show_the_secret() -> None:
     shown = repr(verify_request(decode(wire), SECRET)) + str(refused.value)
     assert "sixteen" not in shown
     assert "another" not in shown
-
-
-def test_description_by_the_dictionary() -> None:
-    wire = _request(
-        (1, b"@home.example"),
-        (4, b"\xc6\x33\x64\x07"),
-        (26, b"\x00\x00\x7e\xd9\x09\x06fa@v"),
-        (200, b"\x01"),
-    )
-    described = dict(describe(decode(wire)))
-    assert described["User-Name"] == "@home.example"
-    assert described["NAS-IP-Address"] == "198.51.100.7"
-    assert described["Roamkey-FA-NAI"] == "fa@v"
-    assert described["200"] == "01"
-
-
-def test_the_dictionary_under_another_vendor_number() -> None:
-    assert load_dictionary(7).vendors.GetForward("Roamkey") == 7
-    assert load_dictionary().vendors.GetForward("Roamkey") == 32473
 
 
 def test_an_answer_to_status_server_may_have_one_authenticator() -> None:

@@ -128,6 +128,7 @@ async def home() -> Any:
             "visited": Peer("visited", frozenset({"visited.example"})),
         },
         {},
+        {},
     )
     requests = PeerRequests({}, counters, Patience(5, 0.1, 0), connections=peers)
     dynauth = DynamicAuthorization(
