@@ -5,12 +5,14 @@ SHELL := /bin/sh
 VENV := .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
+FUZZ_TARGETS := packet registration extension payloads
+FUZZ_SECONDS := 60
 
 export PIP_DISABLE_PIP_VERSION_CHECK := 1
 export PIP_ROOT_USER_ACTION := ignore
 export PIP_NO_INPUT := 1
 
-.PHONY: help demo test lint format bench secrets venv clean
+.PHONY: help demo test lint format bench fuzz storm secrets venv clean
 
 help:
 	@echo "make demo     register three mobile nodes through real processes and show the keys"
@@ -18,6 +20,8 @@ help:
 	@echo "make lint     the checks of make test without the tests"
 	@echo "make format   let ruff rewrite the code"
 	@echo "make bench    measure against FreeRADIUS on this machine"
+	@echo "make fuzz     look for inputs that break a decoder   (FUZZ_SECONDS=60 for each target)"
+	@echo "make storm    send a million mutated packets to real processes   (ARGS='--seconds 60')"
 	@echo "make secrets  random secrets for docker-compose.yml in deploy/secrets"
 	@echo "make clean    remove the virtual environment and all caches"
 
@@ -39,6 +43,18 @@ format: $(STAMP)
 
 bench: $(STAMP)
 	@$(BIN)/python -m bench $(ARGS)
+
+# libFuzzer keeps what it finds in .fuzz, and an input that breaks something as .fuzz/TARGET-*.
+fuzz: $(STAMP)
+	@$(BIN)/python -c 'import atheris' 2>/dev/null || \
+	  $(BIN)/python -m pip install --quiet --editable '.[dev,fuzz]'
+	@set -e; for target in $(FUZZ_TARGETS); do \
+	  echo "fuzzing $$target for $(FUZZ_SECONDS) s"; \
+	  $(BIN)/python -m tests.fuzz.$$target -max_total_time=$(FUZZ_SECONDS) $(ARGS); \
+	done
+
+storm: $(STAMP)
+	@$(BIN)/python -m tests.fuzz.storm $(ARGS)
 
 secrets:
 	@deploy/make-secrets

@@ -62,7 +62,7 @@ class Load:
             raise ValueError("no wrapped key")
 
 
-def _seal(  # noqa: PLR0913, PLR0917 - what a worker is sent
+def seal(  # noqa: PLR0913, PLR0917 - what a worker is sent
     lines: Sequence[str],
     first: int,
     heard: Heard,
@@ -71,7 +71,10 @@ def _seal(  # noqa: PLR0913, PLR0917 - what a worker is sent
     secret: str,
     terms: MnTerms,
 ) -> list[tuple[bytes, bytes, bytes]]:
-    """For one worker, whose share begins at request `first`: datagram, authenticator, id."""
+    """For one worker, whose share begins at request `first`: datagram, authenticator, id.
+
+    `lines` are of `kdc subscriber add --json`; `heard` and `fa_public_keys` belong together.
+    """
     built = []
     key = Secret(secret.encode())
     for index, line in enumerate(lines, first):
@@ -120,7 +123,7 @@ def precompute(
     share = -(-len(lines) // workers)
     futures = [
         pool.submit(
-            _seal, lines[start : start + share], start, heard, (attribute_3,), now, secret, terms
+            seal, lines[start : start + share], start, heard, (attribute_3,), now, secret, terms
         )
         for start in range(0, len(lines), share)
     ]

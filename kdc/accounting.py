@@ -66,7 +66,7 @@ class AccountingRecord:
     def __post_init__(self) -> None:
         if not self.peer or (not self.session_id and not self.status.of_nas):
             raise Malformed("accounting of no peer or of no session")
-        if self.nas_identifier is None and self.nas_address is None:
+        if not self.nas_identifier and self.nas_address is None:
             raise Malformed("accounting of no NAS")  # RFC 2866 §4.1: one of the two MUST be there
         if not 0 <= self.event_time <= MAXIMUM_SECONDS:
             raise Malformed("time of an event")

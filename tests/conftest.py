@@ -58,19 +58,20 @@ class PostgresServer:
                 connection.execute(f"DROP DATABASE {name} WITH (FORCE)")
 
 
-@pytest.fixture(scope="session")
-def reachable_folder() -> Iterator[Path]:
-    """A temporary folder that PostgreSQL's own user can enter; pytest's are closed to it."""
+@contextmanager
+def temporary_folder() -> Iterator[Path]:
+    """A folder that PostgreSQL's own user can enter; pytest's are closed to it."""
     folder = Path(tempfile.mkdtemp(prefix="roamkey-test-"))
     folder.chmod(0o711)
-    yield folder
-    shutil.rmtree(folder, ignore_errors=True)
+    try:
+        yield folder
+    finally:
+        shutil.rmtree(folder, ignore_errors=True)
 
 
-@pytest.fixture(scope="session")
-def postgres(reachable_folder: Path) -> Iterator[PostgresServer]:
-    """The server, with a migrated template database."""
-    folder = reachable_folder
+@contextmanager
+def running_postgres(folder: Path) -> Iterator[PostgresServer]:
+    """The server in `folder`, with a migrated template database."""
     kek_file = folder / "kek"
     kek_file.write_text(secrets.token_hex(32))
     kek_file.chmod(0o600)
@@ -87,6 +88,18 @@ def postgres(reachable_folder: Path) -> Iterator[PostgresServer]:
         yield running
     finally:
         server.stop()
+
+
+@pytest.fixture(scope="session")
+def reachable_folder() -> Iterator[Path]:
+    with temporary_folder() as folder:
+        yield folder
+
+
+@pytest.fixture(scope="session")
+def postgres(reachable_folder: Path) -> Iterator[PostgresServer]:
+    with running_postgres(reachable_folder) as running:
+        yield running
 
 
 @pytest.fixture

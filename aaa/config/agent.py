@@ -31,6 +31,8 @@ class AgentSection(StrictModel):
     advertisement_file: ConfiguredPath | None = None
     key_lifetime_s: int = Field(default=3600, ge=3600, le=86400)
     state_file: ConfiguredPath | None = None
+    # Sessions outlive the process as associations in [keys] file do: home may still end them.
+    session_file: ConfiguredPath | None = None
     # RFC 5176: where the server of [radius], and nobody else, ends sessions; usually port 3799.
     dynamic_authorization_listen: SocketAddress | None = None
 

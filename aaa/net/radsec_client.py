@@ -121,6 +121,14 @@ class RadsecClient:
                 return True
         return False
 
+    def connect(self) -> None:
+        """Opens a connection to each server without a request, and keeps it from then on.
+
+        Whoever is to be asked over it has to be there before (draft-ietf-radext-reverse-coa).
+        """
+        for upstream in self._upstreams:
+            upstream.demand()
+
     def on_room(self) -> None:
         """Places what waits, in order, as far as there is a connection for it."""
         while self._waiting:

@@ -9,6 +9,7 @@ from __future__ import annotations
 import enum
 import heapq
 import hmac
+from collections import OrderedDict
 from collections.abc import Iterable
 from dataclasses import dataclass, field
 from typing import Final, TypeVar
@@ -93,6 +94,8 @@ class SessionTable:
         self._entries: dict[str, _Entry] = {}  # by number, oldest first
         self._by_spi: dict[tuple[str, int], list[_Entry]] = {}
         self._by_binding: dict[str, list[_Entry]] = {}
+        # (realm, Class) of what home has ended, and until when: a reply may come twice.
+        self._revoked: OrderedDict[tuple[str, bytes], float] = OrderedDict()
         # Deadlines, not taken out when a session ends before its own.
         self._deadlines: list[tuple[float, str]] = []
 
@@ -102,6 +105,14 @@ class SessionTable:
     def current(self) -> tuple[Session, ...]:
         """All that have not been replaced."""
         return tuple(entry.session for entry in self._entries.values() if entry.is_current)
+
+    def all(self) -> tuple[Session, ...]:
+        """Those that have been replaced too, while home may still name them; oldest first."""
+        return tuple(entry.session for entry in self._entries.values())
+
+    def was_revoked(self, realm: str, class_id: bytes, *, now: float) -> bool:
+        """Whether home has ended this registration: its reply must not bring it back."""
+        return self._revoked.get((realm, class_id), now) > now
 
     def next_deadline(self) -> float | None:
         """When `advance` next has to be called, or a little before."""
@@ -168,6 +179,9 @@ class SessionTable:
         entry.live.difference_update(dropped)
         if not entry.live:
             self._remove(entry)
+            self._revoked[realm, class_id] = entry.session.expires_at
+            if len(self._revoked) > self._maximum:
+                self._revoked.popitem(last=False)
         return Revoked(entry.session, dropped, not entry.live, entry.is_current), ended
 
     def deregister(self, binding: str, *, now: float) -> tuple[Ended, ...]:

@@ -112,7 +112,7 @@ class Accounting:
             for task in self._tasks:
                 task.cancel()
             await asyncio.gather(*self._tasks, return_exceptions=True)
-            self._lose(len(self._waiting) + under_way)
+            self._lose(len(self._waiting) + under_way + 1)  # with `last`
             log.warning("accounting lost at the end", records=self._lost)
 
     def _start_workers(self) -> None:

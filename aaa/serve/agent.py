@@ -13,6 +13,7 @@ from typing import Final
 import structlog
 
 from aaa.config import AgentConfig
+from aaa.exchange import AccessReject
 from aaa.net.advertisement import write_advertisement
 from aaa.net.udp import Address, Datagram, UdpEndpoint
 from aaa.radius.attributes import decode_access_response, encode_access_request
@@ -30,7 +31,7 @@ from aaa.serve.installed_log import InstalledLog
 from aaa.serve.key_outlet import SaOutlet
 from aaa.serve.process import on_hangup, split_address
 from aaa.serve.radius_server import RadiusServer
-from kdc.errors import LocalError, RemoteError, Unavailable
+from kdc.errors import FA_REGISTRATION_REFUSED, LocalError, RemoteError, Unavailable
 from kdc.keyuse.traffic import Party
 
 KEY_CHECK_EVERY_S: Final = 10.0
@@ -80,7 +81,7 @@ class AgentServer:
             )
         self._sessions = AgentSessions(
             self._identity,
-            Told(self._outlet, self._installed, self._accounting(config)),
+            Told(self._outlet, self._installed, self._accounting(config), agent.session_file),
             counters,
             interim_s=config.radius.accounting_interim_s,
         )
@@ -109,7 +110,8 @@ class AgentServer:
         """Where mobile nodes ask, and home if it is configured; raises `OSError`."""
         self._endpoint = UdpEndpoint.open(address, self._on_batch)
         if self._disconnects is not None:
-            self._disconnects.listen(self._disconnects_at)
+            at = self._disconnects.listen(self._disconnects_at).address
+            log.info("dynamic authorization", address=":".join(map(str, at)))
         self._sessions.open()
         return self._endpoint
 
@@ -181,6 +183,8 @@ class AgentServer:
         # Large groups (`fa_dh = any`) take milliseconds, in which others are not to wait.
         large = relayed.side.has_large_group
         delivery = await asyncio.to_thread(conclude) if large else conclude()
+        if self._sessions.was_revoked(relayed, delivery):
+            delivery = self._role.conclude(relayed, AccessReject(FA_REGISTRATION_REFUSED))
         self._sessions.hand_on(relayed, delivery)
         self._deliver(delivery, source)
 

@@ -10,7 +10,8 @@ import asyncio
 import os
 import time
 from collections.abc import Callable, Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from pathlib import Path
 from typing import Final
 
 import structlog
@@ -24,11 +25,14 @@ from aaa.roles.foreign_agent_sessions import Ended, Ending, Session, SessionTabl
 from aaa.serve.accounting import Accounting
 from aaa.serve.bindings import Bindings, Home
 from aaa.serve.installed_log import InstalledLog
+from aaa.serve.key_file import KeyFile
 from aaa.serve.key_outlet import SaOutlet
+from aaa.serve.session_file import decode_sessions, encode_sessions
 from kdc.accounting import AccountingStatus
-from kdc.errors import ACCEPTED
+from kdc.errors import ACCEPTED, LocalError
 from kdc.keyuse.table import Endpoint, Grant
 from kdc.keyuse.traffic import Party
+from kdc.model import Secret
 
 SESSION_ENDED: Final = "agent.session_ended"  # one counter for each ending
 NUMBER_OCTETS: Final = 8
@@ -50,11 +54,15 @@ log = structlog.get_logger("aaa.agent")
 
 @dataclass(frozen=True, slots=True)
 class Told:
-    """Who hears of what becomes of a session; `accounting` is None where nobody counts."""
+    """Who hears of what becomes of a session; `accounting` is None where nobody counts.
+
+    `session_file` follows the sessions, so that the next process knows them.
+    """
 
     outlet: SaOutlet
     installed: InstalledLog
     accounting: Accounting | None = None
+    session_file: Path | None = None
 
 
 class AgentSessions:
@@ -80,15 +88,48 @@ class AgentSessions:
         self._interims: dict[str, tuple[float, Session]] = {}  # by number, the next one first
         self._timer: asyncio.TimerHandle | None = None
         self._is_open = False
+        self._file: KeyFile | None = None
+        if told.session_file is not None:
+            self._file = KeyFile(told.session_file, self._snapshot, counters, what="sessions")
 
     def __len__(self) -> int:
         return len(self._table)
 
     def open(self) -> None:
-        """At the start: what an earlier process counted is over."""
+        """At the start: takes over what an earlier process left, whose accounting is over.
+
+        Raises `LocalError` if the file is another user's or its folder open to others.
+        """
+        self._is_open = True
+        stored = self._file.read() if self._file is not None else None
         if self._told.accounting is not None:
-            self._is_open = True
             self._told.accounting.begin(self._of_agent(AccountingStatus.ACCOUNTING_ON))
+        if stored is not None:
+            try:
+                self._take_over(decode_sessions(stored))
+            except LocalError as error:
+                log.warning("the file of sessions is replaced", reason=str(error))
+        self._changed()
+
+    def _take_over(self, stored: Iterable[Session]) -> None:
+        """To be counted anew: a session of accounting ends with the process that counts it."""
+        now = self._clock()
+        live = [session for session in stored if session.expires_at > now]
+        for session in live:
+            self._bindings.restore(session.binding, session.sender)
+        for session in live:
+            number = os.urandom(NUMBER_OCTETS).hex()
+            self._table.install(replace(session, number=number, began_at=now), now=now)
+        for session in self._table.current():
+            self._begin(session, now)
+
+    def _snapshot(self) -> Callable[[], Secret]:
+        sessions = self._table.all()
+        return lambda: encode_sessions(sessions)
+
+    def _changed(self) -> None:
+        if self._file is not None:
+            self._file.changed()
 
     # --- from a mobile node's registration ---
 
@@ -132,10 +173,21 @@ class AgentSessions:
         is_new = not self._table.is_known(session)
         self._hear(self._table.install(session, now=now))
         if is_new:
-            self._account(AccountingStatus.START, session)
-            if self._interim_s is not None:
-                self._interims[session.number] = (now + self._interim_s, session)
-            self._schedule()
+            self._begin(session, now)
+
+    def _begin(self, session: Session, now: float) -> None:
+        self._account(AccountingStatus.START, session)
+        if self._interim_s is not None:
+            self._interims[session.number] = (now + self._interim_s, session)
+        self._changed()
+        self._schedule()
+
+    def was_revoked(self, relayed: Relayed, delivery: Delivery) -> bool:
+        """Whether home has ended what this reply grants: one that comes twice grants nothing."""
+        realm = relayed.request.realm.realm
+        return bool(delivery.associations) and self._table.was_revoked(
+            realm, delivery.class_id, now=self._clock()
+        )
 
     # --- from home (RFC 5176) ---
 
@@ -180,6 +232,7 @@ class AgentSessions:
         for spi in spis:
             self._told.outlet.revoked(spi, binding=session.binding)
         self._told.installed.write_dropped(session, spis, ending.value)
+        self._changed()
 
     def _conclude(self, session: Session, ending: Ending) -> None:
         self._counters.add(f"{SESSION_ENDED}.{ending.value}")
@@ -193,6 +246,7 @@ class AgentSessions:
         if ending in (Ending.REVOKED, Ending.DISPLACED, Ending.EXPIRED):
             self._bindings.forget(session.binding)
         self._account(AccountingStatus.STOP, session, cause=_CAUSES[ending])
+        self._changed()
 
     # --- accounting (RFC 2866) ---
 
@@ -258,15 +312,18 @@ class AgentSessions:
         self._schedule()
 
     async def close(self) -> None:
-        """Every session is over for its accounting; its keys are as they were."""
+        """Every session is over for its accounting; its keys, and the file, are as they were."""
         if self._timer is not None:
             self._timer.cancel()
             self._timer = None
-        if self._told.accounting is None or not self._is_open:
+        if not self._is_open:
             return
-        self._hear(self._table.end_all())
-        farewell = self._of_agent(AccountingStatus.ACCOUNTING_OFF)
-        await self._told.accounting.close(farewell, within_s=FAREWELL_S)
+        if self._file is not None:
+            await self._file.close()
+        if self._told.accounting is not None:
+            self._hear(self._table.end_all())
+            farewell = self._of_agent(AccountingStatus.ACCOUNTING_OFF)
+            await self._told.accounting.close(farewell, within_s=FAREWELL_S)
 
 
 def _number(request: DynamicRequest) -> str | None:

@@ -9,6 +9,7 @@ from collections import OrderedDict
 from ipaddress import IPv4Address
 from typing import NamedTuple
 
+from kdc.errors import LocalError
 from kdc.keyuse.table import MAXIMUM_HELD
 
 
@@ -30,13 +31,25 @@ class Bindings:
     def install(self, sender: str, home: Home, home_address: IPv4Address) -> str:
         """The binding of this node, whose sender is from now on `sender` alone."""
         binding = f"{home.realm} {home.agent} {home_address}"
+        self._install(binding, sender, home)
+        return binding
+
+    def restore(self, binding: str, sender: str) -> None:
+        """A binding that an earlier process has named; raises `LocalError` for another text."""
+        try:
+            realm, agent, _ = binding.split(" ")
+            home = Home(realm, IPv4Address(agent))
+        except ValueError:
+            raise LocalError("expected the name of a binding") from None
+        self._install(binding, sender, home)
+
+    def _install(self, binding: str, sender: str, home: Home) -> None:
         self.forget(binding)
         if len(self._senders) >= self._maximum:
             self.forget(next(iter(self._senders)))
         owner = (sender, home)
         self._installed.setdefault(owner, set()).add(binding)
         self._senders[binding] = owner
-        return binding
 
     def deregister(self, sender: str, home: Home) -> str | None:
         """The one binding that this sender has at this home.

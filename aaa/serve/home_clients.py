@@ -36,11 +36,15 @@ log = structlog.get_logger("aaa.home")
 
 @dataclass(frozen=True, slots=True)
 class KnownClients:
-    """Who may ask, by source; what each may say, and where it takes requests itself, by name."""
+    """Who may ask by UDP; what each may say, and where it takes requests itself, by name."""
 
-    table: ClientTable
+    clients: tuple[Client, ...]
     peers: Mapping[str, Peer]
     addresses: Mapping[str, PeerAddress]
+
+    def table(self) -> ClientTable:
+        """The clients by source; raises `LocalError` for one network of two."""
+        return ClientTable(self.clients)
 
     def names_of(self, realm: str) -> list[str]:
         """Those who may speak for a lowered realm, in the order of file and database."""
@@ -51,7 +55,7 @@ def configured_clients(clients: Iterable[HomeClient]) -> KnownClients:
     """Those of the file alone; raises `LocalError`, and `OSError` for a name without address."""
     items = tuple(clients)
     return KnownClients(
-        ClientTable(udp_clients(items)),
+        tuple(udp_clients(items)),
         build_peers(items),
         {
             c.name: PeerAddress(resolve(*split_address(c.dynamic_authorization)), c.secret_file)
@@ -62,7 +66,7 @@ def configured_clients(clients: Iterable[HomeClient]) -> KnownClients:
 
 
 def join_clients(
-    configured: Iterable[HomeClient],
+    configured: KnownClients,
     stored: Iterable[StoredClient],
     addresses: Mapping[str, Address],
     refuse: Callable[[str, str], None],
@@ -72,13 +76,11 @@ def join_clients(
     `addresses` are those of stored clients for dynamic authorization, by name, `refuse` is told the
     name of each stored client that is left out and why.
     """
-    items = tuple(configured)
-    known = configured_clients(items)
-    peers, reached = dict(known.peers), dict(known.addresses)
-    clients = udp_clients(items)
-    networks = {c.network for c in clients}
+    clients = list(configured.clients)
+    peers, reached = dict(configured.peers), dict(configured.addresses)
+    networks = {client.network for client in clients}
     for each in stored:
-        if each.name in known.peers:
+        if each.name in configured.peers:
             refuse(each.name, "the file has a client of this name")
             continue
         if each.network in networks:
@@ -99,7 +101,7 @@ def join_clients(
         peers[each.name] = Peer(each.name, each.realms)
         if each.name in addresses:
             reached[each.name] = PeerAddress(addresses[each.name], each.secrets[0])
-    return KnownClients(ClientTable(clients), peers, reached)
+    return KnownClients(tuple(clients), peers, reached)
 
 
 class ClientWatch:
@@ -108,7 +110,7 @@ class ClientWatch:
     def __init__(
         self,
         store: Store,
-        configured: tuple[HomeClient, ...],
+        configured: KnownClients,
         on_change: Callable[[KnownClients], None],
         counters: Counters,
     ) -> None:
@@ -155,6 +157,6 @@ class ClientWatch:
             try:
                 where = split_address(client.dynamic_authorization)
                 found[client.name] = await asyncio.to_thread(resolve, *where)
-            except OSError:
+            except (OSError, ValueError):  # no such name, or no address that `kdc client` takes
                 log.warning("no address for dynamic authorization", client=client.name)
         return found

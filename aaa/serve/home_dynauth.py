@@ -146,7 +146,12 @@ class DynamicAuthorization:
     async def _work(self, claimed: Claimed) -> None:
         """One request; without a result the lease runs out and it is anybody's again."""
         try:
-            answer = await self._ask(claimed)
+            async with asyncio.timeout(max(claimed.remaining_s, 0)):
+                answer = await self._ask(claimed, _octets(claimed.nas_identifier))
+                if answer.error_cause == ErrorCause.NAS_IDENTIFICATION_MISMATCH:
+                    # The identifier is accounting's word; the address is that of the registration,
+                    # and a wrong word must not keep a session.
+                    answer = await self._ask(claimed, None)
         except RemoteError:
             self._counters.add(NO_ANSWER)
             log.warning("dynamic authorization: no answer", id=claimed.id, realm=claimed.realm)
@@ -162,28 +167,28 @@ class DynamicAuthorization:
         else:
             await self._finish(claimed, state, answer.error_cause)
 
-    async def _ask(self, claimed: Claimed) -> DynamicAnswer:
-        """Raises `NoAnswer`, `Unavailable`, `MalformedPacket`, `Stale`; `TimeoutError` if too late.
+    async def _ask(self, claimed: Claimed, nas_identifier: bytes | None) -> DynamicAnswer:
+        """Raises `NoAnswer`, `Unavailable`, `MalformedPacket`, `Stale` and `LocalError`.
 
         A new attempt is a new packet with its own Event-Timestamp, a retransmission is the same
         octets (RFC 5176 §6.3).
         """
-        names = self.clients.names_of(claimed.realm)
-        peer = next(filter(self._requests.reaches, names), "")
+        names = list(filter(self._requests.reaches, self.clients.names_of(claimed.realm)))
+        # RFC 5176 §2.3: where one has failed, the next one is asked.
+        peer = names[(claimed.attempts - 1) % len(names)] if names else ""
         request = DynamicRequest(
             code=_CODES[claimed.kind],
             realm=self._realm,
             class_id=claimed.class_id,
             spis=claimed.spis,
             event_timestamp=int(self._clock()),
-            nas_identifier=_octets(claimed.nas_identifier),
+            nas_identifier=nas_identifier,
             nas_address=claimed.nas_address,
             operator_realm=claimed.operator_realm,
         )
         attributes = encode_dynamic_request(request, self._vendor_id)
         self._counters.add(SENT)
-        async with asyncio.timeout(max(claimed.remaining_s, 0)):
-            response = await self._requests.exchange(peer, request.code, attributes)
+        response = await self._requests.exchange(peer, request.code, attributes)
         answer = decode_dynamic_answer(response)
         if answer.event_timestamp is not None:
             check_event_timestamp(answer.event_timestamp, self._clock())

@@ -62,12 +62,12 @@ class HomeServices:
             realm=home.realm,
             vendor_id=home.vendor_id,
         )
-        self._watch = ClientWatch(store, config.client, self._on_clients, counters)
+        self._watch = ClientWatch(store, known, self._on_clients, counters)
         self._tasks: list[asyncio.Task[None]] = []
 
     def _on_clients(self, known: KnownClients) -> None:
         """All of it in one turn of the loop: no request sees one part old and another new."""
-        self._server.radius.clients = known.table
+        self._server.radius.clients = known.table()
         self._server.peers = self.accounting.peers = known.peers
         self._requests.addresses = known.addresses
         self._dynauth.clients = known
@@ -83,6 +83,8 @@ class HomeServices:
             log.info("accounting", address=":".join(map(str, endpoint.address)))
         loop = asyncio.get_running_loop()
         self._tasks = [loop.create_task(self._watch.run()), loop.create_task(self._dynauth.run())]
+        for task in self._tasks:
+            task.add_done_callback(_tell_mistake)
 
     async def drain(self) -> None:
         """Takes nothing more in, and waits for what is under way."""
@@ -95,6 +97,12 @@ class HomeServices:
         for task in self._tasks:
             task.cancel()
         self._dynauth.close()
+
+
+def _tell_mistake(task: asyncio.Task[None]) -> None:
+    """A bug is told to the loop's handler at once, not when the process ends."""
+    if not task.cancelled():
+        task.result()
 
 
 def _node() -> str:

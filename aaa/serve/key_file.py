@@ -1,4 +1,4 @@
-"""The file form of key use: the set of all associations in one file of mode 0600.
+"""A set in one file of mode 0600 that follows its changes: of associations, or of sessions.
 
 It is written in a thread, at most once in 50 ms and for at most a tenth of the time; changes that
 come meanwhile go into the next writing.
@@ -26,8 +26,10 @@ from kdc.model import Secret
 MINIMUM_INTERVAL_S: Final = 0.05
 SHARE_OF_TIME: Final = 0.1  # a large set takes long to write: it must not take all of a core
 RETRY_AFTER_S: Final = 1.0
-FILE_WRITTEN: Final = "keys.file_written"
-FILE_FAILED: Final = "keys.file_failed"
+_WRITTEN: Final = "file_written"
+_FAILED: Final = "file_failed"
+FILE_WRITTEN: Final = f"keys.{_WRITTEN}"
+FILE_FAILED: Final = f"keys.{_FAILED}"
 
 # Called on the event loop for a snapshot; what it returns is called in the thread.
 Snapshot = Callable[[], Callable[[], Secret]]
@@ -36,10 +38,17 @@ log = structlog.get_logger("aaa.keys")
 
 
 class KeyFile:
-    """Writes `snapshot` to a file after each change, coalesced, off the event loop."""
+    """Writes `snapshot` to a file after each change, coalesced, off the event loop.
 
-    def __init__(self, path: Path, snapshot: Snapshot, counters: Counters) -> None:
+    `what` the file is of is in its counters and its log lines.
+    """
+
+    def __init__(
+        self, path: Path, snapshot: Snapshot, counters: Counters, *, what: str = "keys"
+    ) -> None:
         self._path = path
+        self._what = what
+        self._failure = f"the file of {what} was not written"
         self._snapshot = snapshot
         self._counters = counters
         self._changes = 0
@@ -90,9 +99,9 @@ class KeyFile:
                 lambda: write_atomically(self._path, encode().reveal(), mode=0o600)
             )
         except OSError as error:
-            self._counters.add(FILE_FAILED)
-            log.warning("the file of keys was not written", error=error.strerror)
+            self._counters.add(f"{self._what}.{_FAILED}")
+            log.warning(self._failure, error=error.strerror)
             return False
         self._written = changes
-        self._counters.add(FILE_WRITTEN)
+        self._counters.add(f"{self._what}.{_WRITTEN}")
         return True

@@ -108,7 +108,7 @@ class TlsServers:
     def take_requests(self, handler: Callable[[list[Transaction]], None]) -> None:
         """`handler` gets the Disconnect- and CoA-Requests of the servers from now on.
 
-        They come over our connections; `client.name` is the server's.
+        They come over our connections, which are opened for it; `client.name` is the server's.
         """
 
         def on_requests(transactions: list[RadsecTransaction]) -> None:
@@ -116,6 +116,7 @@ class TlsServers:
 
         for client in self._clients.values():
             client.on_requests = on_requests
+            client.connect()
 
     def _read(self) -> TlsContexts:
         if self._settings is None:

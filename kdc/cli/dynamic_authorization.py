@@ -76,7 +76,7 @@ def report(
         for item in found:
             out.print(f"  {item.registration} at {item.fa_nai} ({item.realm}): {_result(item)}")
         if not found:
-            out.print("  nothing was registered")
+            out.print("  nothing to be told to foreign domains")
     if wait_s is not None and not all(item.done for item in found):
         raise typer.Exit(1)
 

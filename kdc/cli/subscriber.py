@@ -224,8 +224,11 @@ def _end(
 
 
 @app.command()
-def resume(nai: NaiArgument, config: ConfigOption) -> None:
+def resume(nai: NaiArgument, config: ConfigOption, as_json: JsonOption = False) -> None:
     """Let a suspended subscriber register again; who is revoked stays so."""
     with keyed(config) as (_, connection, _keyring):
         subscribers.set_status(connection, parse_nai(nai), subscribers.ACTIVE)
-    out.print(f"{nai}: {subscribers.ACTIVE}")
+    if as_json:
+        typer.echo(json.dumps({"nai": nai, "status": subscribers.ACTIVE}))
+    else:
+        out.print(f"{nai}: {subscribers.ACTIVE}")

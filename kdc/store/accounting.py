@@ -21,6 +21,7 @@ from kdc.model import Nai
 from kdc.store.errors import CommitRefused, CommitUnknown, DatabaseUnavailable
 from kdc.store.hot import Store
 from kdc.store.pool import Connection as PooledConnection
+from kdc.store.subscribers import fold
 
 STATUSES: Final = {1: "started", 2: "interim", 3: "closed", 4: "stopped"}  # closed: by its NAS
 _CLOSED: Final = 3
@@ -31,6 +32,9 @@ _PROGRESS: Final = {
     AccountingStatus.STOP: _STOPPED,
 }
 _ATTEMPTS: Final = 4  # where two nodes lock the same sessions in turn
+# Acct-Delay-Time counts whole seconds, so that an Accounting-On which is sent again looks later
+# than it was: it must not close what began right after the first.
+_SLACK_S: Final = 2.0
 _CLOSED_AT_ONCE: Final = 1000
 _CHUNKS: Final = 100
 
@@ -86,7 +90,8 @@ SET status = 3, stopped_at = to_timestamp(%(at)s), terminate_cause = %(cause)s,
   updated_at = clock_timestamp()
 FROM (
   SELECT peer, nas, session_id FROM accounting_sessions
-  WHERE peer = %(peer)s AND nas = %(nas)s AND status < 3 AND event_time < to_timestamp(%(at)s)
+  WHERE peer = %(peer)s AND nas = %(nas)s AND status < 3
+    AND event_time < to_timestamp(%(at)s - %(slack_s)s)
   ORDER BY session_id LIMIT %(limit)s FOR UPDATE
 ) AS old
 WHERE s.peer = old.peer AND s.nas = old.nas AND s.session_id = old.session_id
@@ -150,6 +155,7 @@ async def _close_sessions(store: Store, item: AccountingRecord) -> Recorded:
         "peer": item.peer,
         "nas": item.nas,
         "at": item.event_time,
+        "slack_s": _SLACK_S,
         "cause": NAS_REBOOT,
         "limit": _CLOSED_AT_ONCE,
     }
@@ -268,7 +274,7 @@ def list_sessions(connection: Connection, wanted: SessionFilter) -> Iterator[Ses
     values = {
         "active": wanted.active,
         "realm": wanted.realm,
-        "subscriber": f"{subscriber.user}@{subscriber.realm}" if subscriber else None,
+        "subscriber": fold(subscriber) if subscriber is not None else None,
         "limit": wanted.limit,
     }
     for row in connection.execution_options(yield_per=1000).execute(text(_LIST), values):

@@ -14,6 +14,7 @@ from kdc.errors import LocalError
 from kdc.model import Mode, Nai, Pair, Secret, Suite
 from kdc.store.keyring import Keyring
 from kdc.store.rows import open_association_keys
+from kdc.store.subscribers import fold
 
 _QUERY = """
 SELECT a.spi, a.pair, a.key_name, a.lifetime_s, a.expires_at, a.data_key_id, a.sealed_keys,
@@ -96,7 +97,7 @@ class SpiUnknown(LocalError):
 
 @dataclass(frozen=True, slots=True)
 class AssociationRow:
-    """An association as an operator may see it: never a key, nor what tells one from another."""
+    """An association as an operator may see it: never a key, nor its fingerprint."""
 
     spi: int
     pair: str
@@ -153,7 +154,7 @@ def list_live(
     connection: Connection, *, subscriber: Nai | None, realm: str | None, limit: int | None
 ) -> Iterator[AssociationRow]:
     """Those of the latest registration first; `realm` is the visited one, lowered."""
-    folded = f"{subscriber.user}@{subscriber.realm}" if subscriber is not None else None
+    folded = fold(subscriber) if subscriber is not None else None
     values = {"subscriber": folded, "realm": realm, "limit": limit}
     for row in connection.execution_options(yield_per=1000).execute(text(_LIVE), values):
         yield _read_row(row)

@@ -144,6 +144,12 @@ WHERE r.id = ANY(:records) AND (CAST(:class_id AS bytea) IS NULL OR g.class_id =
 ORDER BY g.created_at
 RETURNING id
 """
+_UNDER_WAY: Final = """
+SELECT id FROM disconnects
+WHERE record_id = ANY(:records) AND kind = 'disconnect' AND state IN ('pending', 'sent')
+  AND not_after > clock_timestamp()
+ORDER BY id
+"""
 # As a deregistration does.  The revision makes every commit that is under way a conflict, even
 # where nothing is live; without digest and outcome no request that is heard again gets its keys.
 _END: Final = """
@@ -170,8 +176,8 @@ def request_for_subscriber(
 ) -> list[int]:
     """Suspends or revokes, ends what is registered, and asks for its end abroad, all at once.
 
-    The ids of the requests; asked again, it repeats those that no FA has agreed to.  Raises
-    `SubscriberUnknown`, `SubscriberRevoked`.
+    The ids of the requests under way; asked again, it repeats those that no FA has agreed to.
+    Raises `SubscriberUnknown`, `SubscriberRevoked`.
     """
     subscribers.change_status(connection, nai, status)
     folded = subscribers.fold(nai)
@@ -229,10 +235,12 @@ def _request(
         "reason": reason,
         "not_after_s": not_after_s,
     }
-    ids = [row[0] for row in connection.execute(text(_REQUEST), values)]
-    if ids:
+    made = [row[0] for row in connection.execute(text(_REQUEST), values)]
+    if made:
         connection.execute(text(f"NOTIFY {CHANNEL}"))
-    return ids
+    if not values["again"]:
+        return made
+    return [row[0] for row in connection.execute(text(_UNDER_WAY), {"records": list(records)})]
 
 
 _FIND: Final = """

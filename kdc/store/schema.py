@@ -254,7 +254,13 @@ accounting_sessions = Table(
     CheckConstraint("status BETWEEN 1 AND 4", name="status"),
     Index("ix_accounting_sessions_class_id", "class_id"),
     Index("ix_accounting_sessions_created_at", "created_at"),
-    Index("ix_accounting_sessions_open", "peer", "nas", postgresql_where=text("status < 3")),
+    Index(
+        "ix_accounting_sessions_open",
+        "peer",
+        "nas",
+        "session_id",
+        postgresql_where=text("status < 3"),
+    ),
     postgresql_with={"fillfactor": "80"},
 )
 

@@ -249,4 +249,4 @@ def change_status(connection: Connection, nai: Nai, status: str) -> None:
     connection.rollback()
     if known is None:
         raise SubscriberUnknown(f"no subscriber is called {nai}")
-    raise SubscriberRevoked(f"{nai} is revoked, which is final: add a subscriber anew")
+    raise SubscriberRevoked(f"{nai} is revoked, which is final: provision another name instead")

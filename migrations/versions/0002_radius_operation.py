@@ -81,7 +81,8 @@ _TABLES = (
     CREATE INDEX ix_accounting_sessions_created_at ON accounting_sessions (created_at)
     """,
     """
-    CREATE INDEX ix_accounting_sessions_open ON accounting_sessions (peer, nas) WHERE status < 3
+    CREATE INDEX ix_accounting_sessions_open ON accounting_sessions (peer, nas, session_id)
+        WHERE status < 3
     """,
     """
     CREATE TABLE disconnects (

@@ -164,7 +164,10 @@ class Agent:
 def configure_agent(domains: Domains, accounting: AccountingServer) -> Address:
     """`agent.toml` with [keys], accounting and dynamic authorization; where the last listens."""
     listen = free_address()
-    text = f'state_file = "installed.jsonl"\ndynamic_authorization_listen = "{_text(listen)}"\n'
+    text = (
+        'state_file = "installed.jsonl"\nsession_file = "sessions.json"\n'
+        f'dynamic_authorization_listen = "{_text(listen)}"\n'
+    )
     domains.edit("agent.toml", 'state_file = "installed.jsonl"\n', text)
     domains.edit(
         "agent.toml",

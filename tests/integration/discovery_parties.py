@@ -1,6 +1,7 @@
 """The parties of the agent discovery tests as processes: what they hear and do goes to stdout.
 
-advertise INTERFACE INTERVAL FA_ADDRESS      an agent; SIGUSR1 gives it its next key
+advertise INTERFACE INTERVAL FA_ADDRESS      an agent; SIGUSR1 gives it its next key,
+                                             SIGUSR2 has it invite NODE
 hear INTERFACE TIMEOUT                       a node that hears one agent, as one JSON line
 follow INTERFACE TIMEOUT                     and then says how it lost it
 send INTERFACE HEX...                        whole IPv4 datagrams, header included
@@ -25,6 +26,8 @@ from kdc.errors import LocalError
 from kdc.model import Nai
 from kdc.wire.advertisement import FaAnnouncement
 
+NODE = "198.51.100.99"
+
 
 def _say(**what: object) -> None:
     sys.stdout.write(json.dumps(what) + "\n")
@@ -44,11 +47,16 @@ async def advertise(interface: str, interval_s: str, fa_address: str) -> None:
         generation += 1
         advertiser.renew()
 
+    def invite() -> None:
+        advertiser.invite(IPv4Address(NODE))
+        _say(event="invited")
+
     advertiser = Advertiser(interface, float(interval_s), content)
     stop = asyncio.Event()
     loop = asyncio.get_running_loop()
     loop.add_signal_handler(signal.SIGTERM, stop.set)
     loop.add_signal_handler(signal.SIGUSR1, rotate)
+    loop.add_signal_handler(signal.SIGUSR2, invite)
     advertiser.start()
     _say(event="advertising")
     await stop.wait()

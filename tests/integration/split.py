@@ -92,7 +92,8 @@ def run_kdc(folder: Path, *arguments: str, expect: int = 0) -> str:
     return done.stdout if expect == 0 else done.stderr
 
 
-def _free_tcp() -> tuple[str, int]:
+def free_tcp() -> tuple[str, int]:
+    """A loopback address that was free for TCP a moment ago."""
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         host, port = probe.getsockname()
@@ -110,7 +111,7 @@ class SplitHome(Domains):
         shutil.copytree(self.certificates / "tls", self.folder / "tls")
         radius = (*ADDRESSES, "home", "foreign", *AGENT_SOURCES)
         self.ports = {name: free_address() for name in radius}
-        self.ports |= {name: _free_tcp() for name in KDCS}
+        self.ports |= {name: free_tcp() for name in KDCS}
         ports = self.ports
         reached = {
             "kdc": ports["kdc1"],

@@ -178,9 +178,10 @@ async def test_peers_and_nases_do_not_share_sessions(store: Store, sessions: Any
 async def test_a_nas_that_restarts_has_no_session_of_before(
     status: AccountingStatus, store: Store, sessions: Any
 ) -> None:
-    old, new = interim(60, 1), request(START, 101, session_id="s2")
+    old, new = interim(60, 1), request(START, 100.2, session_id="s2")
     await _record(store, request(status, 100), old, new)  # one batch, in a wrong order
-    await _record(store, request(status, 100))  # and again, after the new session
+    # And again, after the new session: received at 103.9, with an Acct-Delay-Time of 3.
+    await _record(store, request(status, 100.9))
     rows = {row.session_id: row for row in sessions()}
     assert rows["s2"].status == "started"
     assert (rows["s1"].status, rows["s1"].terminate_cause) == ("closed", 11)
@@ -238,6 +239,7 @@ async def test_an_empty_batch_is_recorded(store: Store) -> None:
         {"user_name": "\ud800"},
         {"user_name": "x" * 1013},
         {"nas_identifier": None, "nas_address": None},
+        {"nas_identifier": "", "nas_address": None},
         {"event_time": -1.0},
         {"event_time": float("nan")},
         {"event_time": 2.0**32},

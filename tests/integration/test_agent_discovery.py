@@ -202,6 +202,35 @@ def test_a_rotation_is_advertised_without_being_asked_for(link: Namespaces, tmp_
     assert sum("02" * 12 in content for content in contents) == 1
 
 
+def test_an_invited_node_registers_again_and_no_other_hears_of_it(
+    link: Namespaces, tmp_path: Path
+) -> None:
+    """Also one that has heard the agent's very first message, number 0, and no other."""
+    mn = Party(link, "mn", "follow", "to-fa", "15")
+    mn.says("listening")
+    capture = Capture(link, "mn", "to-fa", tmp_path / "capture.pcapng")
+    fa = advertiser(link, LONG_INTERVAL)
+    mn.says("heard")
+    fa.process.send_signal(signal.SIGUSR2)
+    fa.says("invited")
+    assert mn.says("moved")["change"] == "restarted"
+    time.sleep(1.1)
+    fa.process.send_signal(signal.SIGUSR1)  # the row goes on for all: no other restart
+    time.sleep(0.5)
+    advertised = [
+        (packet["ip"]["ip.dst"], fields_of(packet["icmp"]))
+        for packet in capture.packets()
+        if packet["icmp"]["icmp.type"] == "9"
+    ]
+    numbers = [
+        (to, int(value)) for to, fields in advertised for key, value in fields
+        if key == "icmp.mip.seq"
+    ]  # fmt: skip
+    invited = [number for to, number in numbers if to == MN][-2:]
+    assert invited[1] == 0 < invited[0]
+    assert numbers[-1] == ("224.0.0.1", invited[0] + 1)
+
+
 @pytest.mark.parametrize(
     ("end", "change"), [("stop", "withdrawn"), ("kill", "lost"), ("restart", "restarted")]
 )

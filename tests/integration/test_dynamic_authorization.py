@@ -177,7 +177,8 @@ def _without_message_authenticator(octets: bytes, secret: Secret) -> bytes:
 def _no_key_in_any_packet(agent: Agent, *visitors: Visitor) -> None:
     packets = b"".join((*agent.accounting.octets, *agent.asker.octets))
     assert len(packets) > 1000
-    text = (agent.domains.folder / "agent.log").read_bytes().lower()
+    files = ("agent.log", "installed.jsonl", "sessions.json")
+    text = b"".join((agent.domains.folder / name).read_bytes() for name in files).lower()
     for visitor in visitors:
         for secret in visitor.secrets():
             assert secret[:12] not in packets
@@ -228,6 +229,17 @@ async def test_renewal_deregistration_and_shutdown(agent: Agent) -> None:
     last = await agent.accounting.take(STOP)
     assert (last.session_id, last.terminate_cause) == (third.session_id, 7)
     await agent.accounting.take(OFF)
+
+    # The keys outlive the process, and so does what home can say of them.
+    agent.domains.start("agent")
+    await agent.accounting.take(ON)
+    restored = await agent.accounting.take(START)
+    assert (restored.classes, restored.spis) == (third.classes, third.spis)
+    assert restored.session_id != third.session_id
+    await agent.held(set(third.spis))
+    assert await agent.asker.ask(asked_of(third)) == ACKNOWLEDGED
+    await agent.held(set())
+    assert (await agent.accounting.take(STOP)).session_id == restored.session_id
     _no_key_in_any_packet(agent, *visitors)
 
 

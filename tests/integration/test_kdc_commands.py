@@ -200,8 +200,10 @@ async def test_nobody_answers_and_nobody_waits(domains: Domains, store: Store) -
     (item,) = told["registrations"]
     assert (item["registration"], item["state"]) == (registration.class_id.hex(), "pending")
     assert not item["done"]
-    # Suspended again and not waited for: it is asked already.
-    assert "nothing" in domains.kdc("subscriber", "suspend", name, "--no-wait", *HOME)
+    # Suspended again: it is under way already, and still nobody has answered.
+    again = domains.run("kdc", "subscriber", "suspend", name, "--wait", "0.5", *HOME)
+    assert again.returncode == 1 and registration.class_id.hex() in again.stdout
+    assert [item.attempts for item in await claim(store, "n1")] == [1]  # one request, not two
     assert "no subscriber" in domains.kdc("subscriber", "revoke", "x@home.example", *HOME, expect=1)
 
 

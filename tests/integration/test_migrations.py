@@ -7,6 +7,7 @@ import secrets
 import shutil
 import subprocess
 import sys
+import time
 from collections.abc import Iterator
 from dataclasses import replace
 from ipaddress import IPv4Address
@@ -207,6 +208,24 @@ async def test_processes_of_0001_work_on_while_the_database_is_upgraded(
     finally:
         done.set()
     assert await asyncio.wait_for(task, 10) > 10
+
+
+def test_an_upgrade_that_would_hold_others_up_gives_way_and_changes_nothing(
+    empty: str, postgres: PostgresServer
+) -> None:
+    _populate_at_0001(empty, postgres)
+    with psycopg.connect(empty) as long:
+        long.execute("SELECT count(*) FROM subscribers")
+        started = time.monotonic()
+        with pytest.raises(LocalError, match="lock timeout") as told:
+            _upgrade(empty, postgres)
+        assert time.monotonic() - started < 10 and "\n" not in str(told.value)
+    with administration(empty) as connection:
+        assert migrate.current_revision(connection) == "0001"
+    with psycopg.connect(empty) as plain:
+        row = plain.execute("SELECT to_regclass('radius_clients')").fetchone()
+    assert row == (None,)
+    assert _upgrade(empty, postgres)[0] == f"schema 0001 -> {migrate.newest_revision()}"
 
 
 def test_nothing_in_a_revision_hurts_a_database_in_use() -> None:

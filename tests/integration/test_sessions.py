@@ -14,17 +14,20 @@ from collections.abc import AsyncIterator
 import psycopg
 import pytest
 
-from aaa.demo.configurations import write_secret
+from aaa.demo.configurations import free_address, text_of, write_secret
 from aaa.net.radius_client import RadiusClient, Server
 from aaa.radius.counters import Counters
 from aaa.radius.errors import NoAnswer
 from aaa.radius.packet import STATUS_SERVER, decode
 from aaa.roles.mobile_node import Registered
 from kdc.model import Enrolment, Secret
+from kdc.store import disconnects
+from kdc.store.database import administration
 from tests.integration.domains import Domains
 from tests.integration.sessions import PATIENCE_S, Sessions
 from tests.integration.test_processes import Node
 
+MANY = 24
 needs_radclient = pytest.mark.skipif(
     shutil.which("radclient") is None,
     reason="RADCLIENT IS MISSING: install freeradius-utils, or interoperability is NOT tested",
@@ -132,13 +135,50 @@ async def test_a_node_that_dies_in_the_middle_leaves_it_to_the_next(sessions: Se
     assert str(answer.mn_fa.spi) not in sessions.agent_keys()
 
 
+async def test_two_nodes_share_the_work_and_send_nothing_twice(sessions: Sessions) -> None:
+    domains = sessions.domains
+    enrolments = domains.provision(MANY)
+    heard = await domains.start_all()
+    await _start_second_home(domains)
+    nodes = [Node(enrolment, random.Random(number)) for number, enrolment in enumerate(enrolments)]
+    await asyncio.gather(*(node.register(domains, heard, time.time()) for node in nodes))
+    with administration(domains.postgres.conninfo(domains.database_name)) as connection:
+        for enrolment in enrolments:
+            disconnects.request_for_subscriber(connection, enrolment.nai, "suspended")
+            await asyncio.sleep(0.1)  # so that both have the time to be the first
+    until = time.monotonic() + PATIENCE_S
+    while {each["state"] for each in sessions.disconnects()} != {"acked"}:
+        assert time.monotonic() < until, sessions.disconnects()
+        await asyncio.sleep(0.1)
+    results = [domains.log(name).count("result=acked") for name in ("home", "home2")]
+    assert sum(results) == MANY and min(results) > 0, "one of them has done it all"
+    asked = [octets for _, outward, octets in sessions.taps["agent_dynauth"].seen if outward]
+    classes = [value for octets in asked for kind, value in decode(octets).attributes if kind == 25]
+    assert len(set(classes)) == MANY
+    assert len(set(asked)) == MANY, "a session was asked for by two requests"
+    assert {each["attempts"] for each in sessions.disconnects()} == {1}
+
+
+async def _start_second_home(domains: Domains) -> None:
+    """Another node on the same database; the proxy knows only the first."""
+    text = (domains.folder / "home.toml").read_text()
+    for name in ("home", "home_accounting"):
+        text = text.replace(text_of(domains.ports[name]), text_of(free_address()))
+    (domains.folder / "home2.toml").write_text(text)
+    domains.start("home2", config="home2.toml", kind="home")
+    until = time.monotonic() + PATIENCE_S
+    while "listening" not in domains.log("home2"):
+        assert time.monotonic() < until, domains.log("home2")
+        await asyncio.sleep(0.1)
+
+
 async def test_a_refusal_is_the_operators_to_see(sessions: Sessions) -> None:
-    """The proxy has nobody of this name any more: 403, and it is final."""
+    """The proxy has no such agent any more: 403, and it is final."""
     domains = sessions.domains
     _, answer = await _registered(sessions)
     await sessions.wait_for_sessions(bool)
     assert domains.stop("foreign") == 0
-    domains.edit("foreign.toml", 'nas_identifier = "fa1"', 'nas_identifier = "fa9"')
+    domains.edit("foreign.toml", '"198.51.100.7"', '"198.51.100.9"')
     domains.start("foreign")
     await domains.wait_for("foreign", "fa1.secret")
     await sessions.kdc("sa", "revoke", str(answer.mn_fa.spi), expect=1)

@@ -18,6 +18,7 @@ from pathlib import Path
 
 import pytest
 
+import aaa.radius
 from aaa.demo.configurations import write_secret
 from kdc.crypto.key0 import derive_exchange_keys
 from kdc.keyuse.table import AssociationTable
@@ -39,6 +40,7 @@ from tests.integration.networks import (
     Node,
     confined,
 )
+from tests.integration.test_agent_discovery import Party as Listener
 from tests.integration.test_key_use import XFRM, Side, loaded, require_esp
 from tests.keyuse_stories import GCM
 
@@ -53,6 +55,9 @@ TAPPED = tuple(SPOKEN)
 # The kernel's own: the neighbours' addresses, groups, pieces, acknowledgements, closed ports, ESP.
 KERNEL = {"arp", "ip:igmp", "ip:igmp:igmp", "ip:data", "ip:tcp", "ip:icmp:ip:udp:radius", "ip:esp"}
 RUN_OCTETS = 8
+STATE_FILE = 'state_file = "installed.jsonl"\n'
+TOLD_AT = f"{ADDRESSES['fa1']}:3799"
+LISTEN = f'dynamic_authorization_listen = "{TOLD_AT}"\n'
 
 
 @pytest.fixture(scope="module")
@@ -73,6 +78,9 @@ def networks(
         try:
             both.wire()
             both.configure()
+            both.edit(
+                "fa1", STATE_FILE, f'{STATE_FILE}dynamic_authorization_listen = "{TOLD_AT}"\n'
+            )
             both.provision()
             both.captures = start_captures(both)
             both.start_all()
@@ -220,6 +228,53 @@ def test_a_node_registers_where_there_are_no_aaa_servers(networks: Networks) -> 
     check_registration(networks, node, "fa3", node.register())
 
 
+def test_home_asks_for_a_new_registration_and_then_ends_it(networks: Networks) -> None:
+    if shutil.which("radclient") is None:
+        pytest.skip("RADCLIENT IS MISSING: install freeradius-utils, or this is NOT tested")
+    node = networks.enrol()
+    networks.move("fa1")
+    before = node.register()
+    check_registration(networks, node, "fa1", before)
+    ear = Listener(networks.machines, "mn", "follow", "radio0", "20")
+    ear.says("listening")
+    ear.says("heard")
+    assert "Received CoA-ACK" in tell_fa1(networks, "coa", node, before)
+    assert ear.says("moved")["change"] == "restarted"
+    after = node.register()
+    check_registration(networks, node, "fa1", after)
+    assert "Received Disconnect-ACK" in tell_fa1(networks, "disconnect", node, after)
+    until = time.monotonic() + 10
+    while after["mn_fa"]["spi"] in networks.held("fa1"):
+        assert time.monotonic() < until
+        time.sleep(0.05)
+    assert "Session-Context-Not-Found" in tell_fa1(networks, "disconnect", node, after)
+
+
+def tell_fa1(networks: Networks, command: str, node: Node, answer: Json) -> str:
+    """What radclient at the foreign AAA gets for a registration that home has in its database."""
+    folder = networks.folder / "radclient"
+    folder.mkdir(exist_ok=True)
+    ours = Path(aaa.radius.__file__).with_name("dictionary.roamkey")
+    shutil.copy(ours, folder / "dictionary.roamkey")
+    (folder / "dictionary").write_text(
+        "$INCLUDE /usr/share/freeradius/dictionary\n$INCLUDE dictionary.roamkey\n"
+    )
+    rows = {row.spi: row for row in networks.stored(node)}
+    class_id = rows[answer["mn_fa"]["spi"]].class_id
+    spis = [r.spi for r in rows.values() if r.class_id == class_id and r.pair != Pair.MN_HA]
+    assert len(spis) == 2
+    (folder / "request").write_text(
+        f'User-Name = "@home.example"\nNAS-IP-Address = {ADDRESSES["fa1"]}\n'
+        f"Class = 0x{class_id}\nEvent-Timestamp = {int(time.time())}\n"
+        "Message-Authenticator = 0x00\n" + "".join(f"Roamkey-SPI += {spi}\n" for spi in spis)
+    )
+    return networks.machines.run(
+        "aaaf", "radclient", "-x", "-r", "2", "-t", "3", "-D", str(folder),
+        "-f", str(folder / "request"), "-S", str(networks.folder / "aaaf" / "fa1.secret"),
+        TOLD_AT, command, check=False,
+    ).stdout  # fmt: skip
+
+
 def test_a_restarted_agent_has_another_key_and_its_old_one_is_worth_nothing(
     networks: Networks, tmp_path: Path
 ) -> None:
@@ -252,6 +307,7 @@ def rogue_agent(networks: Networks) -> Iterator[None]:
     folder.mkdir(mode=0o700)
     text = (networks.folder / "fa1" / "agent.toml").read_text()
     text = text.replace(f'listen = "{ADDRESSES["fa1"]}:434"', f'listen = "{ROGUE}:434"')
+    text = text.replace(LISTEN, "")
     (folder / "agent.toml").write_text(
         text.replace("[radius]", "[radius]\ntimeout_s = 0.5\nretries = 1")
     )

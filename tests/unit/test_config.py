@@ -174,6 +174,25 @@ def test_the_other_processes_are_read_and_recognised(folder: Path) -> None:
     assert isinstance(load_any(written(folder, HOME))[1], HomeConfig)
 
 
+def test_an_agent_that_accounts_and_is_told_to_end_sessions(folder: Path) -> None:
+    plain = load_agent(written(folder, AGENT))
+    assert (plain.radius.accounting, plain.radius.accounting_server) == (False, None)
+    assert (plain.agent.dynamic_authorization_listen, plain.agent.session_file) == (None, None)
+    text = AGENT.replace(
+        "[radius]\n",
+        'dynamic_authorization_listen = "198.51.100.7:3799"\nsession_file = "sessions.json"\n'
+        '[radius]\naccounting = true\naccounting_server = "127.0.0.1:1814"\n'
+        "accounting_interim_s = 600\n",
+    )
+    full = load_agent(written(folder, text))
+    assert full.agent.dynamic_authorization_listen == "198.51.100.7:3799"
+    assert full.agent.session_file == folder / "sessions.json"
+    assert (full.radius.accounting_server, full.radius.accounting_interim_s) == (
+        "127.0.0.1:1814",
+        600,
+    )
+
+
 FILE = 'advertisement_file = "advertisement.json"'
 AGENT_BY_ICMP = AGENT.replace(FILE, 'advertise_on = "eth1"')
 MOBILE_NODE_BY_ICMP = MOBILE_NODE.replace(FILE, 'interface = "wlan0"').replace(
@@ -202,6 +221,24 @@ def test_agent_and_node_find_each_other_by_icmp_or_by_a_file(folder: Path) -> No
     ("text", "old", "new", "problem"),
     [
         (AGENT, FILE, "", "agent: expected advertise_on (an interface) or advertisement_file"),
+        (
+            AGENT,
+            "[radius]\n",
+            '[radius]\naccounting_server = "127.0.0.1:1814"\n',
+            "radius: expected accounting = true beside accounting_server and _interim_s",
+        ),
+        (
+            AGENT,
+            "[radius]\n",
+            "[radius]\naccounting = true\naccounting_interim_s = 59\n",
+            "radius.accounting_interim_s: expected greater than or equal to 60",
+        ),
+        (
+            AGENT,
+            FILE,
+            f'{FILE}\ndynamic_authorization_listen = "3799"',
+            "agent.dynamic_authorization_listen: expected HOST:PORT",
+        ),
         (MOBILE_NODE, FILE, "", "mobile_node: expected either interface or advertisement_file"),
         (
             MOBILE_NODE,

@@ -89,7 +89,7 @@ async def test_retransmissions_are_the_same_octets_and_end(peer: Peer) -> None:
     peer.answering = False
     server = peer.server(timeout_s=0.02, retries=3)
     with pytest.raises(NoAnswer) as given_up:
-        await client.exchange(1, ((1, b"@v"),), SECRET, server, deadline_s=0.4)
+        await client.exchange(1, ((1, b"@v"),), SECRET, server, deadline_s=1.0)
     assert given_up.value.reply_code == 78
     await peer.hears(4)
     assert len({octets for octets, _ in peer.heard}) == 1
@@ -99,19 +99,18 @@ async def test_retransmissions_are_the_same_octets_and_end(peer: Peer) -> None:
     client.close()
 
 
-async def test_each_wait_is_about_twice_the_last_one_up_to_a_limit(peer: Peer) -> None:
+async def test_each_wait_is_about_twice_the_last_one_up_to_a_limit(
+    client: RadiusClient, peer: Peer
+) -> None:
     """RFC 5080 §2.2.1: RT = IRT, then 2*RTprev up to MRT, each with a tenth of it at random."""
-    client = RadiusClient(Counters())
-    peer.answering = False
     at: list[float] = []
     peer.endpoint._on_batch = lambda batch: at.append(time.monotonic())
-    server = Server(peer.endpoint.address, 0.1, retries=5, maximum_timeout_s=0.3)
+    server = Server(peer.endpoint.address, 0.3, retries=5, maximum_timeout_s=0.9)
     with pytest.raises(NoAnswer):
-        await client.exchange(1, ((1, b"@v"),), SECRET, server, deadline_s=1.1)
+        await client.exchange(1, ((1, b"@v"),), SECRET, server, deadline_s=3.2)
     waits = [later - earlier for earlier, later in itertools.pairwise(at)]
-    assert len(at) == 5  # after 0, 0.1, 0.3, 0.6 and 0.9 s
-    assert waits == pytest.approx([0.1, 0.2, 0.3, 0.3], rel=0.15, abs=0.05)
-    client.close()
+    assert len(at) == 5  # after 0, 0.3, 0.9, 1.8 and 2.7 s
+    assert waits == pytest.approx([0.3, 0.6, 0.9, 0.9], abs=0.25)
 
 
 async def test_waits_differ_from_request_to_request_and_stay_within_a_tenth() -> None:
@@ -124,22 +123,18 @@ async def test_waits_differ_from_request_to_request_and_stay_within_a_tenth() ->
 
 
 @pytest.mark.parametrize(
-    ("deadline_s", "ends_s", "sends"), [(None, 0.4, 3), (0.5, 0.5, 3), (0.2, 0.2, 2)]
+    ("deadline_s", "ends_s", "sends"), [(None, 1.6, 3), (2.0, 2.0, 3), (0.8, 0.8, 2)]
 )
 async def test_a_deadline_ends_it_whatever_is_left_to_send(
-    peer: Peer, deadline_s: float | None, ends_s: float, sends: int
+    client: RadiusClient, peer: Peer, deadline_s: float | None, ends_s: float, sends: int
 ) -> None:
-    client = RadiusClient(Counters())
     peer.answering = False
+    server = peer.server(timeout_s=0.4, retries=3)
     started = time.monotonic()
     with pytest.raises(NoAnswer):
-        await client.exchange(
-            1, ((1, b"@v"),), SECRET, peer.server(timeout_s=0.1, retries=3), deadline_s=deadline_s
-        )
-    assert ends_s - 0.02 < time.monotonic() - started < ends_s + 0.2
-    await peer.hears(sends)
+        await client.exchange(1, ((1, b"@v"),), SECRET, server, deadline_s=deadline_s)
+    assert ends_s - 0.02 < time.monotonic() - started < ends_s + 1
     assert len(peer.heard) == sends
-    client.close()
 
 
 async def test_cancelling_frees_the_identifier_and_late_replies_are_ignored(peer: Peer) -> None:

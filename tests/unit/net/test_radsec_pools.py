@@ -10,7 +10,7 @@ from aaa.radius.pools import HealthPolicy, Pool, State
 from aaa.serve.pools import Exchanger, Pools, TimedPool, Upstream
 from tests.unit.net.radsec import Parties, until, user
 
-WATCHED = HealthPolicy(probe_interval_s=0.5, probe_timeout_s=0.2)
+WATCHED = HealthPolicy(probe_timeout_s=0.5)
 
 
 async def test_servers_over_tls_fail_over_and_revive(parties: Parties) -> None:
@@ -18,7 +18,7 @@ async def test_servers_over_tls_fail_over_and_revive(parties: Parties) -> None:
     clients: dict[str, Exchanger] = {n: parties.client(s.address) for n, s in served.items()}
     upstreams = {name: Upstream(client, WATCHED) for name, client in clients.items()}
     counters = Counters()
-    pools = Pools(upstreams, [TimedPool(Pool("p", ("one", "two")), 1.0)], counters)
+    pools = Pools(upstreams, [TimedPool(Pool("p", ("one", "two")), 4.0)], counters)
     try:
         await pools.exchange("p", ACCESS_REQUEST, user("first"))
         assert (served["one"].names, served["two"].names) == (["first"], [])
@@ -26,9 +26,9 @@ async def test_servers_over_tls_fail_over_and_revive(parties: Parties) -> None:
         for text in ("second", "third"):
             await pools.exchange("p", ACCESS_REQUEST, user(text))
         assert served["two"].names == ["second", "third"]
-        await until(lambda: pools.servers["one"].state is State.DEAD)
+        await until(lambda: pools.servers["one"].state is State.DEAD, 10)
         again = parties.serve(address=served["one"].address)
-        await until(lambda: pools.servers["one"].state is State.ALIVE, 10)
+        await until(lambda: pools.servers["one"].state is State.ALIVE, 20)
         await pools.exchange("p", ACCESS_REQUEST, user("fourth"))
         assert again.names == ["fourth"]
         assert counters["server.one.alive"] == 1

@@ -14,6 +14,7 @@ from aaa.radius.accounting import (
     decode_accounting_request,
     encode_accounting_request,
 )
+from aaa.radius.dictionary import describe
 from aaa.radius.errors import MalformedPacket
 from aaa.radius.packet import (
     ACCESS_REQUEST,
@@ -85,6 +86,21 @@ def _request(attributes: Attributes, code: int = ACCOUNTING_REQUEST) -> Verified
 
 def test_a_stop_as_its_octets_say() -> None:
     assert decode_accounting_request(_packet(STOP_OCTETS), VENDOR) == STOP
+
+
+def test_people_read_it_by_name() -> None:
+    head = bytes((ACCOUNTING_REQUEST, 1)) + (20 + len(STOP_OCTETS)).to_bytes(2, "big")
+    described = describe(decode(head + bytes(16) + STOP_OCTETS))
+    for expected in (
+        ("Acct-Status-Type", "Stop"),
+        ("Acct-Session-Id", "s1"),
+        ("Acct-Session-Time", "3600"),
+        ("Acct-Input-Gigawords", "2"),
+        ("Event-Timestamp", str(0x67000000)),
+        ("Roamkey-SPI", "123456"),
+        ("Roamkey-SPI", "256"),
+    ):
+        assert expected in described, described
 
 
 def test_what_is_sent_verifies_and_holds_the_same_attributes() -> None:

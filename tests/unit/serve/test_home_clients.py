@@ -40,7 +40,10 @@ def _join(*stored: StoredClient) -> tuple[KnownClients, list[str]]:
     refused: list[str] = []
     addresses = {"other": ("198.51.100.1", 3799), "visited": ("203.0.113.1", 3799)}
     known = join_clients(
-        (CONFIGURED,), stored, addresses, lambda name, reason: refused.append(f"{name}: {reason}")
+        configured_clients((CONFIGURED,)),
+        stored,
+        addresses,
+        lambda name, reason: refused.append(f"{name}: {reason}"),
     )
     return known, refused
 
@@ -48,7 +51,7 @@ def _join(*stored: StoredClient) -> tuple[KnownClients, list[str]]:
 def test_both_are_known_with_all_that_is_said_of_them() -> None:
     known, refused = _join(_stored())
     assert not refused
-    other, visited = known.table.find("198.51.100.9"), known.table.find("192.0.2.9")
+    other, visited = known.table().find("198.51.100.9"), known.table().find("192.0.2.9")
     assert other is not None and visited is not None
     assert (other.name, other.secrets) == ("other", (NEW, OLD))
     assert other.realms == {"other.example"}
@@ -72,8 +75,8 @@ def test_a_stored_client_takes_neither_name_nor_network_of_the_file() -> None:
         "visited: the file has a client of this name",
         "thief: the file has a client at 192.0.2.0/24",
     ]
-    assert known.table.find("203.0.113.1") is None
-    found = known.table.find("192.0.2.1")
+    assert known.table().find("203.0.113.1") is None
+    found = known.table().find("192.0.2.1")
     assert found is not None and found.name == "visited"
     assert set(known.peers) == {"visited", "other"}
     assert known.addresses["visited"].address == ("192.0.2.1", 3799)
@@ -83,7 +86,7 @@ def test_a_smaller_network_inside_one_of_the_file_is_the_stored_clients() -> Non
     """By the longest prefix, as among the clients of the file."""
     known, refused = _join(_stored(network="192.0.2.7/32"))
     assert not refused
-    names = {address: known.table.find(address) for address in ("192.0.2.7", "192.0.2.8")}
+    names = {address: known.table().find(address) for address in ("192.0.2.7", "192.0.2.8")}
     assert [found and found.name for found in names.values()] == ["other", "visited"]
 
 

@@ -11,7 +11,6 @@ from typing import Any
 import pytest
 
 from aaa.exchange import Peer
-from aaa.radius.clients import ClientTable
 from aaa.radius.counters import Counters
 from aaa.radius.dynauth import decode_dynamic_request
 from aaa.radius.errors import NoAnswer
@@ -123,7 +122,7 @@ class Home:
 async def home() -> Any:
     box, peers, counters = Box(), Peers(), Counters()
     known = KnownClients(
-        ClientTable(()),
+        (),
         {
             "elsewhere": Peer("elsewhere", frozenset({"visited.example", "other.example"})),
             "visited": Peer("visited", frozenset({"visited.example"})),
@@ -208,6 +207,21 @@ async def test_what_leaves_it_to_a_later_attempt(
     home.peers.answer = answer
     assert await home.send(DUE) == []
     assert len(home.peers.asked) == 1
+
+
+async def test_the_next_peer_of_a_realm_is_asked_where_one_was_silent(home: Home) -> None:
+    home.peers.connected.add("elsewhere")
+    for attempts in (1, 2, 3):
+        await home.send(replace(DUE, attempts=attempts))
+    assert [peer for peer, _, _ in home.peers.asked] == ["elsewhere", "visited", "elsewhere"]
+
+
+async def test_a_wrong_word_of_accounting_does_not_keep_a_session(home: Home) -> None:
+    """The address stands in the registration; the identifier is what somebody has reported."""
+    home.peers.answer = (DISCONNECT_NAK, _cause(403))
+    assert await home.send(DUE) == [(7, DisconnectState.NAKED, 403)]
+    named = [32 in {kind for kind, _ in attributes} for _, _, attributes in home.peers.asked]
+    assert named == [True, False]
 
 
 async def test_nothing_is_sent_after_its_time(home: Home) -> None:

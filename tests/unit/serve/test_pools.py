@@ -27,10 +27,9 @@ from kdc.model import Secret
 from tests.unit.serve.outlet import until
 
 SECRET = Secret(b"sixteen octets!!")
-# The tests' times are a tenth of the real ones, and the order between them the same.
-WATCHED = HealthPolicy(probe_interval_s=0.5, probe_timeout_s=0.1)
-UNWATCHED = HealthPolicy(status_server=False, probe_timeout_s=0.1, revive_after_s=0.3)
-DEADLINE_S = 0.5
+WATCHED = HealthPolicy(probe_timeout_s=0.4)  # asked when suspect, else after half a minute
+UNWATCHED = HealthPolicy(status_server=False, probe_timeout_s=0.2, revive_after_s=0.5)
+DEADLINE_S = 1.5
 
 
 @dataclass
@@ -98,7 +97,7 @@ async def world(
     policy: HealthPolicy = WATCHED,
     strategy: Strategy = Strategy.FAILOVER,
     deadline_s: float = DEADLINE_S,
-    timeout_s: float = 0.1,
+    timeout_s: float = 0.4,
 ) -> AsyncIterator[World]:
     for home in homes:
         home.start()
@@ -116,7 +115,8 @@ async def world(
 
 
 async def test_the_first_one_serves_and_the_others_are_only_probed() -> None:
-    async with world(Home("one"), Home("two")) as it:
+    often = HealthPolicy(probe_interval_s=0.5)
+    async with world(Home("one"), Home("two"), policy=often) as it:
         assert {await it.served_by() for _ in range(20)} == {"one"}
         await until(lambda: it.homes["two"].counters[STATUS_SERVER] > 1)
         assert not it.homes["two"].served
@@ -124,19 +124,17 @@ async def test_the_first_one_serves_and_the_others_are_only_probed() -> None:
 
 
 async def test_killed_the_next_one_takes_over_and_none_is_lost() -> None:
-    async with world(Home("one"), Home("two")) as it:
+    async with world(Home("one"), Home("two"), deadline_s=4) as it:
         assert await it.served_by() == "one"
         it.homes["one"].kill()
         users = [str(number).encode() for number in range(200)]
-        started = time.monotonic()
         answers = await asyncio.gather(*(it.ask(user=user) for user in users))
-        assert time.monotonic() - started < DEADLINE_S + 0.2
         assert [a.attributes[1] for a in answers] == [(1, user) for user in users]
         await it.sees("one", State.DEAD)
-        # Now nobody waits for the dead one any more.
+        # Now nobody waits for the dead one any more: its share would be 2 s each time.
         started = time.monotonic()
         assert {await it.served_by() for _ in range(20)} == {"two"}
-        assert time.monotonic() - started < 0.2
+        assert time.monotonic() - started < 2
 
 
 async def test_it_is_revived_without_a_restart_and_told_once_for_each_change() -> None:
@@ -173,7 +171,7 @@ async def test_one_that_rejects_everything_stays_alive() -> None:
 
 async def test_one_behind_which_a_realm_is_silent_is_never_dead() -> None:
     async with world(Home("one", silent=True), Home("two", silent=True)) as it:
-        for _ in range(4):
+        for _ in range(3):
             with pytest.raises(NoAnswer):
                 await it.ask()
         await it.sees("one", State.ALIVE)
@@ -181,24 +179,25 @@ async def test_one_behind_which_a_realm_is_silent_is_never_dead() -> None:
 
 
 async def test_an_answer_that_is_late_is_taken_while_the_next_one_is_asked() -> None:
-    slow = Home("one", delay_s=0.35)  # its share is the half of 0.5 s
-    async with world(slow, Home("two", silent=True)) as it:
+    slow = Home("one", delay_s=2.5)  # its share is the half of 4 s
+    async with world(slow, Home("two", silent=True), deadline_s=4) as it:
         assert await it.served_by() == "one"
         assert it.homes["two"].served  # had been asked
         await it.sees("one", State.ALIVE)
 
 
 async def test_the_last_chance_is_taken_where_all_are_dead() -> None:
-    async with world(Home("one"), Home("two")) as it:
+    never = HealthPolicy(status_server=False, probe_timeout_s=0.1, revive_after_s=60)
+    async with world(Home("one"), Home("two"), policy=never, deadline_s=0.5) as it:
         for home in it.homes.values():
             home.kill()
-        with pytest.raises(NoAnswer):
-            await it.ask()
-        await it.sees("one", State.DEAD)
-        await it.sees("two", State.DEAD)
-        it.homes["one"].start()
-        it.homes["two"].start()
-        assert await it.served_by() == "one"  # before any probe has found it
+        while {each.state for each in it.pools.servers.values()} != {State.DEAD}:
+            with pytest.raises(NoAnswer):
+                await it.ask()
+        for home in it.homes.values():
+            home.start()
+        assert await it.served_by() == "one"
+        assert it.pools.servers["one"].state is State.REVIVING
         assert not it.homes["two"].served
 
 
@@ -209,7 +208,7 @@ async def test_dead_and_alone_it_fails_by_the_deadline() -> None:
             started = time.monotonic()
             with pytest.raises(NoAnswer):
                 await it.ask()
-            assert DEADLINE_S - 0.05 < time.monotonic() - started < DEADLINE_S + 0.2
+            assert DEADLINE_S - 0.05 < time.monotonic() - started < DEADLINE_S + 1
         assert it.counters[CLIENT_RETRANSMITTED] >= 2
 
 
