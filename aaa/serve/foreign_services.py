@@ -92,7 +92,7 @@ class ForeignServices:
         front.serve(ACCOUNTING, self._accounting.on_requests)
         over_tls.take_requests(self._dynauth.on_requests)
         self._from_homes = RadiusServer(
-            _askers(config), counters, self._dynauth.on_requests, port=DYNAMIC_AUTHORIZATION
+            asking_homes(config), counters, self._dynauth.on_requests, port=DYNAMIC_AUTHORIZATION
         )
 
     def listen(self) -> None:
@@ -149,7 +149,7 @@ def _accounting_pools(config: ForeignConfig, over_tls: TlsServers, counters: Cou
         return open_pools({}, (), counters)
     return open_pools(
         {
-            accounting_name(item.name): hop_to(item, _accounting_address(item), over_tls)
+            accounting_name(item.name): hop_to(item, accounting_address(item), over_tls)
             for item in config.home_server
         },
         map(_accounting_pool, home_pools(config)),
@@ -168,7 +168,7 @@ def _accounting_pool(timed: TimedPool) -> TimedPool:
     return replace(timed, pool=replace(pool, members=members))
 
 
-def _accounting_address(server: HomeServer) -> str:
+def accounting_address(server: HomeServer) -> str:
     """The configured one, else the next port: 1813 beside 1812 (RFC 2866 §3)."""
     if server.accounting is not None:
         return server.accounting
@@ -176,7 +176,7 @@ def _accounting_address(server: HomeServer) -> str:
     return f"{host}:{int(port) + 1}"
 
 
-def _askers(config: ForeignConfig) -> ClientTable:
+def asking_homes(config: ForeignConfig) -> ClientTable:
     """The home servers as clients of dynamic authorization; raises `LocalError`.
 
     Servers at one address are one party, each with its own secret: they must have the same realms.

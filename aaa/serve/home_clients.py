@@ -122,11 +122,16 @@ class ClientWatch:
 
     async def run(self) -> None:
         """Until cancelled.  While the database is away, those known last stay."""
+        away = False
         while True:
             try:
                 await self.refresh()
             except RemoteError:
-                log.warning("clients not looked up: the database is not reachable")
+                if not away:
+                    log.warning("clients not looked up: the database is not reachable")
+                away = True
+            else:
+                away = False
             await asyncio.sleep(ASK_EVERY_S)
 
     async def refresh(self) -> None:

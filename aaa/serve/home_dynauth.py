@@ -111,12 +111,16 @@ class DynamicAuthorization:
 
     async def run(self) -> None:
         """Until cancelled; while the database is away, all of it waits."""
+        away = False
         while True:
             try:
                 taken = await self.take()
             except RemoteError:
-                log.warning("dynamic authorization waits: the database is not reachable")
-                taken = 0
+                if not away:
+                    log.warning("dynamic authorization waits: the database is not reachable")
+                away, taken = True, 0
+            else:
+                away = False
             if not taken:
                 await asyncio.sleep(ASK_EVERY_S)
 

@@ -623,3 +623,17 @@ def test_a_server_is_asked_in_one_way(folder: Path, new: str, expected: str) -> 
     problems = problems_of(written(folder, text), load_foreign)
     assert list(problems) == ["home_server[0]"]
     assert expected in problems["home_server[0]"]
+
+
+def test_accounting_needs_a_database_to_be_kept_in(folder: Path) -> None:
+    listening = HOME.replace("[home]\n", '[home]\naccounting_listen = ["127.0.0.1:1813"]\n')
+    assert load_home(written(folder, listening)).home.accounting_listen == ("127.0.0.1:1813",)
+    agents = (
+        '[[home_agent]]\nname = "ha1"\naddress = "192.0.2.1"\nserver = "127.0.0.1:1"\n'
+        'secret_file = "secret"\n'
+    )
+    identity = 'nai = "ha@home.example"\naddress = "192.0.2.1"\n'
+    database = '[database]\nurl = "embedded:data"\nkek_file = "kek"\n'
+    behind = listening.replace(identity, "").replace(database, agents)
+    with pytest.raises(ConfigurationError, match="to keep it in"):
+        load_home(written(folder, behind))
