@@ -88,7 +88,8 @@ class ServerConnection(PacketConnection):
     @property
     def can_be_asked(self) -> bool:
         """Whether an answer would be read."""
-        return self.is_open and self.stalled_since is None and not self._owner.stopping
+        is_read = self.stalled_since is None and not self._full and not self._owner.stopping
+        return self.is_open and is_read
 
     @property
     def _most_in_flight(self) -> int:

@@ -17,6 +17,7 @@ from pathlib import Path
 
 import pytest
 
+from aaa.demo.configurations import text_of
 from aaa.net.mobile_ip import MobileIpSocket
 from aaa.net.radsec_link import Watchdog
 from aaa.net.tls import TlsContexts, TlsFiles, load_contexts
@@ -27,9 +28,11 @@ from aaa.radius.packet import ACCESS_REJECT, RADSEC_SECRET, encode_request
 from aaa.roles.mobile_node import MobileNodeState, Registered, build_request, next_spi
 from aaa.roles.mobile_node_terms import MnTerms, Negotiation
 from aaa.serve.mobile_node import Retransmission, exchange
+from kdc.cli.tls import issue
 from kdc.model import DEFAULT_VENDOR_ID, Enrolment, Secret
 from tests.conftest import PostgresServer
-from tests.integration.tls_home import OTHER, VISITED, TlsDomains, crl_line
+from tests.integration.split import Node, SplitHome
+from tests.integration.tls_home import OTHER, VISITED, TlsDomains, crl_line, free_tcp
 from tests.unit.net.authority import Authority, bundle
 from tests.unit.net.radsec import Raw, until
 
@@ -332,3 +335,30 @@ async def test_a_frozen_home_is_noticed_by_the_watchdog(
     await client.close()
     tls.stop("home")
     assert _counters(tls.log("home"))["radius.status_server"] >= 4
+
+
+async def test_a_home_agent_behind_its_home_aaa_over_tls(split: SplitHome) -> None:
+    """One client of the home agent in both ways: it is asked over TLS, and probed by UDP."""
+    port = text_of(free_tcp())
+    issue(split.folder / "tls", "home", ["aaa.home.example"])
+    files = "".join(
+        f'{key} = "tls/{file}"\n'
+        for key, file in (
+            ("certificate_file", "home.pem"), ("key_file", "home.key"), ("ca_file", "ca.pem"),
+        )
+    )  # fmt: skip
+    split.edit(
+        "home.toml",
+        f'server = "{text_of(split.ports["ha1"])}"\nsecret_file = "ha1.secret"\n',
+        f'server = "{port}"\nsan = ["ha1.home.example"]\n',
+    )
+    with (split.folder / "home.toml").open("a") as opened:
+        opened.write(f"\n[tls]\n{files}")
+    split.edit("ha1.toml", "[home_agent]\n", f'[home_agent]\ntls_listen = ["{port}"]\n')
+    split.edit("ha1.toml", 'name = "aaah"\n', 'name = "aaah"\nsan = ["aaa.home.example"]\n')
+    await split.launch("kdc1", "ha1", "home", "foreign", "fa1")
+    nodes = [Node(each, seed) for seed, each in enumerate(split.subscribers(10))]
+    await asyncio.gather(*(node.register(split, "fa1", terms=TERMS) for node in nodes))
+    assert set(split.stop_all().values()) == {0}
+    assert re.search(r"connected .*peer=aaah version=1\.1", _plain(split.log("ha1")))
+    assert split.count()[0] == 10

@@ -35,6 +35,7 @@ pytestmark = pytest.mark.skipif(
     shutil.which("radsecproxy") is None, reason="radsecproxy (Debian: radsecproxy) is not here"
 )
 
+BOTH = ("1.0", "1.1")  # radsecproxy offers none by ALPN and takes none: 1.0 it is
 SECRET = "a shared secret of UDP"
 ATTRIBUTES = ((1, b"@home.example"), (32, b"fa1"), (26, bytes(4) + b"\x01\xf0" + bytes(238)))
 REPLY = ((26, bytes(4) + b"\x02\xc8" + bytes(198)), (24, b"state"))
@@ -92,7 +93,8 @@ async def test_radsecproxy_asks_our_server(tmp_path: Path) -> None:
 
     counters = Counters()
     proxy = TlsPeer("proxy", frozenset({"proxy.visited.example"}))
-    contexts = load_contexts(authority.files(authority.issue("kdc", ["kdc.example", "127.0.0.1"])))
+    issued = authority.issue("kdc", ["kdc.example", "127.0.0.1"])
+    contexts = load_contexts(authority.files(issued), BOTH)
     server = RadsecServer(TlsPeerTable((proxy,)), contexts, counters, on_requests)
     port, udp_port = server.listen(("127.0.0.1", 0))[1], _free_port(socket.SOCK_DGRAM)
     text = f"""
@@ -173,7 +175,7 @@ async def test_our_client_asks_radsecproxy(tmp_path: Path) -> None:
     address: Address = ("127.0.0.1", port)
     client = RadsecClient(
         [RadsecTarget(TlsPeer("proxy", frozenset({ip_address("127.0.0.1")})), address)],
-        load_contexts(authority.files(authority.issue("ha", ["ha.home.example"]))),
+        load_contexts(authority.files(authority.issue("ha", ["ha.home.example"])), BOTH),
         counters,
         watchdog=Watchdog(idle_s=0.3),
     )
