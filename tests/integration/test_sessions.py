@@ -330,3 +330,38 @@ async def test_clients_come_change_and_go_while_the_home_runs(sessions: Sessions
         assert line in log
     assert "its secret does not open" in log
     assert first.decode() not in log and second.decode() not in log
+
+
+def _let_in(sessions: Sessions, *, allowed: bool) -> None:
+    """Nobody gets to the database of the home, or everybody again."""
+    domains = sessions.domains
+    name = domains.database_name
+    with psycopg.connect(domains.postgres.server.conninfo, autocommit=True) as connection:
+        connection.execute(f"ALTER DATABASE {name} WITH ALLOW_CONNECTIONS {allowed}")
+        connection.execute(
+            "SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE datname = %s", (name,)
+        )
+
+
+@needs_radclient
+async def test_the_clients_known_last_stay_while_the_database_is_away(sessions: Sessions) -> None:
+    domains = sessions.domains
+    domains.start("home")
+    await domains.wait_for("home", "visited.secret")
+    secret = _secret_file(sessions, "first")
+    await sessions.kdc("client", "add", "probe", "127.0.0.2/32", "--secret-file", "first")
+    await _within_two_seconds(sessions, secret, answered=True)
+    _let_in(sessions, allowed=False)
+    try:
+        await asyncio.sleep(4)
+        assert await _answers(sessions, secret)
+        said = 'Acct-Session-Id = "1"\nNAS-Identifier = "fa1"\nAcct-Status-Type = Start\n'
+        assert "Received" not in await _radclient(sessions, "acct", said)
+    finally:
+        _let_in(sessions, allowed=True)
+    assert domains.log("home").count("clients not looked up") == 1
+    assert domains.log("home").count("dynamic authorization waits") == 1
+    await sessions.kdc("client", "disable", "probe")
+    until = time.monotonic() + PATIENCE_S
+    while await _answers(sessions, secret):
+        assert time.monotonic() < until, domains.log("home")

@@ -32,19 +32,41 @@ def operated(tmp_path: Path, postgres: PostgresServer, database_name: str) -> It
         domains.kill_all()
 
 
-async def _registered(operated: Operated) -> Registered:
+async def _registered(operated: Operated) -> tuple[str, Registered]:
     domains = operated.domains
     assert isinstance(domains, TlsDomains)
     (enrolment,) = domains.provision(1)
     heard = await domains.start_all_over_tls()
     node = Node(enrolment, random.Random(7))
     await node.register(domains, heard, time.time())
-    return node.answers[0]
+    return str(enrolment.nai), node.answers[0]
+
+
+@pytest.mark.parametrize("old", [None, "foreign.toml"], ids=["RADIUS 1.1", "RADIUS 1.0"])
+async def test_suspended_at_home_and_gone_at_the_agent(operated: Operated, old: str | None) -> None:
+    """No party has a port for it: home, proxy and agent are all reached over what they opened."""
+    domains = operated.domains
+    if old is not None:
+        domains.edit(old, "[tls]\n", '[tls]\nradius_versions = ["1.0"]\n')
+    nai, answer = await _registered(operated)
+    (session,) = await operated.wait_for_sessions(bool)
+    assert session["registered"] and session["subscriber"] == nai
+    assert (session["peer"], session["operator_realm"]) == ("visited", "visited.example")
+    assert str(answer.mn_fa.spi) in operated.agent_keys()
+    (told,) = await operated.kdc_json("subscriber", "suspend", nai)
+    (ended,) = told["registrations"]
+    assert (ended["state"], ended["error_cause"]) == ("acked", None)
+    assert str(answer.mn_fa.spi) not in operated.agent_keys()
+    (session,) = await operated.wait_for_sessions(lambda found: found[0]["status"] == "stopped")
+    assert session["terminate_cause"] == 6  # Admin Reset
+    assert domains.stop_all() == {"home": 0, "foreign": 0, "agent": 0}
+    for name in ("home", "foreign"):
+        assert " connected " in domains.log(name)
 
 
 async def test_a_proxy_that_comes_back_gets_what_has_waited(operated: Operated) -> None:
     domains = operated.domains
-    answer = await _registered(operated)
+    _, answer = await _registered(operated)
     await operated.wait_for_sessions(bool)
     assert domains.stop("foreign") == 0
     await operated.kdc("sa", "revoke", str(answer.mn_fa.spi), "--no-wait")
