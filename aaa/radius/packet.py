@@ -170,7 +170,7 @@ def verify_request(
         _verify_hash(packet, _ZEROS, secret)
         signed_over = _ZEROS
     if packet.message_authenticator_at:
-        _verify_message_authenticator(packet, signed_over, secret)
+        _verify_message_authenticator(packet, secret, signed_over)
     elif code == ACCESS_REQUEST and not require_message_authenticator:
         if proxy_states(packet.attributes):
             raise BadAuthenticator("Proxy-State without Message-Authenticator")
@@ -198,13 +198,15 @@ def verify_response(
     RFC 2865 §3, RFC 3579 §3.2, RFC 5080 §2.2.2.  Raises `MalformedPacket` for a code that does not
     answer `request_code`, and `BadAuthenticator`.  To an Access-Request there must be a
     Message-Authenticator; in other answers it only has to be right: RFC 5997 §4.1 and §5 let the
-    Response Authenticator decide, and radsecproxy 1.9 sends no other with a Status-Server's.
+    Response Authenticator decide, and radsecproxy 1.9 sends no other with a Status-Server's.  That
+    of an answer to accounting may be made over zeros as well: FreeRADIUS 3.2 makes it so.
     """
     if packet.code not in RESPONSES_TO[request_code]:
         raise MalformedPacket("not a response that is awaited here")
     _verify_hash(packet, request_authenticator, secret)
     if packet.message_authenticator_at or request_code == ACCESS_REQUEST:
-        _verify_message_authenticator(packet, request_authenticator, secret)
+        zeros = (_ZEROS,) if request_code == ACCOUNTING_REQUEST else ()
+        _verify_message_authenticator(packet, secret, request_authenticator, *zeros)
     return VerifiedResponse(
         packet.code,
         packet.identifier,
@@ -218,21 +220,22 @@ def verify_response(
 def _verify_hash(packet: Packet, hashed_over: bytes, secret: Secret) -> None:
     """The Response Authenticator (RFC 2865 §3), or that of an Accounting-Request over zeros."""
     octets = packet.octets
-    expected = hashlib.md5(
-        octets[:4] + hashed_over + octets[20:] + secret.reveal(), usedforsecurity=False
-    ).digest()
+    expected = _hash(octets[:4], hashed_over, octets[20:], secret)
     if not hmac.compare_digest(expected, packet.authenticator):
         raise BadAuthenticator("authenticator")
 
 
-def _verify_message_authenticator(packet: Packet, authenticator: bytes, secret: Secret) -> None:
+def _verify_message_authenticator(packet: Packet, secret: Secret, *authenticators: bytes) -> None:
+    """Raises `BadAuthenticator` unless it is made over one of the authenticators."""
     octets, at = packet.octets, packet.message_authenticator_at
     if not at:
         raise BadAuthenticator("no Message-Authenticator")
-    signed = b"".join((octets[:4], authenticator, octets[20:at], bytes(16), octets[at + 16 :]))
-    expected = hmac.digest(secret.reveal(), signed, "md5")
-    if not hmac.compare_digest(expected, octets[at : at + 16]):
-        raise BadAuthenticator("Message-Authenticator")
+    for authenticator in authenticators:
+        signed = b"".join((octets[:4], authenticator, octets[20:at], bytes(16), octets[at + 16 :]))
+        expected = hmac.digest(secret.reveal(), signed, "md5")
+        if hmac.compare_digest(expected, octets[at : at + 16]):
+            return
+    raise BadAuthenticator("Message-Authenticator")
 
 
 def encode_request(
@@ -246,11 +249,14 @@ def encode_request(
 
     `authenticator` is 16 octets that nobody can foretell; Accounting-, Disconnect- and CoA-Request
     get one of their own, octets 4 to 19 of the result.  Raises `LocalError` for attributes that do
-    not fit, a Message-Authenticator among them, or another code.
+    not fit, a Message-Authenticator among them, or another code.  An Accounting-Request has no
+    Message-Authenticator (RFC 2869 §5.19: must not), and radsecproxy 1.9 drops one that has.
     """
     if code not in RESPONSES_TO or len(authenticator) != 16:
         raise LocalError("not a request that is sent here")
     body = write_attributes(attributes)
+    if code == ACCOUNTING_REQUEST:
+        return _sign_accounting(code, identifier, _ZEROS, body, secret)
     header = write_header(code, identifier, body)
     if code in _SIGNED_REQUESTS:
         return _sign(header, _ZEROS, body, secret)
@@ -263,15 +269,20 @@ def _sign(header: bytes, over: bytes, body: bytes, secret: Secret) -> bytes:
     key = secret.reveal()
     signature = hmac.digest(key, header + over + body, "md5")
     signed = b"".join((body[:2], signature, body[18:]))
-    return _sign_hash(header, over, signed, secret)
+    return b"".join((header, _hash(header, over, signed, secret), signed))
 
 
-def _sign_hash(header: bytes, over: bytes, body: bytes, secret: Secret) -> bytes:
-    """A packet with its authenticator alone, made over the authenticator `over`."""
-    authenticator = hashlib.md5(
+def _sign_accounting(code: int, identifier: int, over: bytes, body: bytes, secret: Secret) -> bytes:
+    """A packet with its authenticator alone, made over `over`; RFC 2866 §3."""
+    body = body[_MESSAGE_AUTHENTICATOR_OCTETS:]
+    header = write_header(code, identifier, body)
+    return b"".join((header, _hash(header, over, body, secret), body))
+
+
+def _hash(header: bytes, over: bytes, body: bytes, secret: Secret) -> bytes:
+    return hashlib.md5(
         b"".join((header, over, body, secret.reveal())), usedforsecurity=False
     ).digest()
-    return b"".join((header, authenticator, body))
 
 
 def encode_response(
@@ -289,9 +300,7 @@ def encode_response(
         raise LocalError("not a response that is sent here")
     body = write_attributes(attributes, request.attributes)
     if request.code == ACCOUNTING_REQUEST and code == ACCOUNTING_RESPONSE:
-        body = body[_MESSAGE_AUTHENTICATOR_OCTETS:]
-        header = write_header(code, request.identifier, body)
-        return _sign_hash(header, request.authenticator, body, secret)
+        return _sign_accounting(code, request.identifier, request.authenticator, body, secret)
     header = write_header(code, request.identifier, body)
     return _sign(header, request.authenticator, body, secret)
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from contextlib import ExitStack
 from pathlib import Path
 
 import pytest
@@ -23,6 +24,13 @@ def domains(tmp_path: Path, postgres: PostgresServer, database_name: str) -> Ite
         yield both
     finally:
         both.kill_all()
+
+
+@pytest.fixture
+def ended() -> Iterator[ExitStack]:
+    """Ends what a test has started beside its domains."""
+    with ExitStack() as stack:
+        yield stack
 
 
 @pytest.fixture

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 import os
 import signal
@@ -114,10 +115,16 @@ class Domains:
             self.start(name)
         await self.wait_for("home", "visited.secret")
         await self.wait_for("foreign", "fa1.secret")
+        return await self.advertised()
+
+    async def advertised(self) -> Heard:
+        """What the agent advertises, as soon as it does."""
         advertisement = self.folder / "advertisement.json"
         until = time.monotonic() + START_TIMEOUT_S
         while not advertisement.exists():
+            assert self.processes["agent"].poll() is None, self.log("agent")
             assert time.monotonic() < until, self.log("agent")
+            await asyncio.sleep(0.02)
         return read_advertisement(advertisement, DEFAULT_VENDOR_ID)
 
     async def wait_for(self, name: str, secret_file: str) -> None:

@@ -24,11 +24,11 @@ from aaa.roles.mobile_node import (
 )
 from aaa.roles.mobile_node_terms import MnTerms, Negotiation
 from aaa.serve.mobile_node import Retransmission, exchange
-from kdc.crypto.key0 import fingerprint_key
-from kdc.model import DEFAULT_VENDOR_ID, Enrolment, Pair
+from kdc.model import DEFAULT_VENDOR_ID, Enrolment
 from kdc.store import associations, migrate
 from kdc.store.database import administration
 from tests.integration.domains import Domains
+from tests.integration.visits import check_agreement, stored_associations
 
 NODES = 200
 ROUNDS = 5
@@ -79,40 +79,12 @@ async def test_two_hundred_nodes_register_a_thousand_times(domains: Domains) -> 
         await asyncio.gather(*map(visit, nodes))
     assert loop.time() - started < 120
     arguments = _arguments_of(domains)
-    stored = _stored(domains)
-    _check_agreement(nodes, domains, stored)
+    stored = stored_associations(domains.postgres, domains.database_name)
+    answers = [answer for node in nodes for answer in node.answers]
+    assert len(answers) == NODES * ROUNDS
+    check_agreement(answers, stored, domains.installed())
     assert domains.stop_all() == {"home": 0, "foreign": 0, "agent": 0}
     _check_no_secret(nodes, domains, arguments)
-
-
-def _stored(domains: Domains) -> list[associations.StoredAssociation]:
-    with administration(domains.postgres.conninfo(domains.database_name)) as connection:
-        keyring = migrate.load_keyring(connection, domains.postgres.kek)
-        assert associations.count(connection) == (NODES * ROUNDS, 3 * NODES * ROUNDS)
-        return list(associations.list_all(connection, keyring))
-
-
-def _check_agreement(
-    nodes: list[Node], domains: Domains, stored: list[associations.StoredAssociation]
-) -> None:
-    """Each key at exactly its holders: KEY1 MN and home, KEY2 FA and home, KEY3 MN and FA."""
-    at_home = {item.spi: item for item in stored}
-    at_agent = {item["spi"]: item for item in domains.installed()}
-    assert len(at_home) == 3 * NODES * ROUNDS and len(at_agent) == 2 * NODES * ROUNDS
-    fingerprints: set[str | None] = set()
-    for node in nodes:
-        for answer in node.answers:
-            key1, key3 = fingerprint_key(answer.mn_ha.keys), fingerprint_key(answer.mn_fa.keys)
-            assert at_home[answer.mn_ha.spi].fingerprint == key1
-            assert answer.mn_ha.spi not in at_agent
-            assert at_agent[answer.mn_fa.spi]["fingerprint"] == key3
-            assert at_home[answer.mn_fa.spi].fingerprint is None
-            fingerprints |= {key1, key3}
-    for item in stored:
-        if item.pair is Pair.FA_HA:
-            assert at_agent[item.spi]["fingerprint"] == item.fingerprint
-            fingerprints.add(item.fingerprint)
-    assert len(fingerprints) == 3 * NODES * ROUNDS, "two keys are alike"
 
 
 def _arguments_of(domains: Domains) -> bytes:

@@ -3,11 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-import shutil
 import socket
-import subprocess
-from collections.abc import Iterator
-from contextlib import contextmanager
 from ipaddress import ip_address, ip_network
 from pathlib import Path
 
@@ -28,57 +24,16 @@ from aaa.radius.counters import Counters
 from aaa.radius.tls_peers import TlsPeer, TlsPeerTable
 from aaa.serve.radius_server import RadiusServer
 from kdc.model import Secret
-from tests.unit.net.authority import Authority, Issued
+from tests.integration.radsecproxy import free_port, needs_radsecproxy, radsecproxy
+from tests.unit.net.authority import Authority
 from tests.unit.net.radsec import until
 
-pytestmark = pytest.mark.skipif(
-    shutil.which("radsecproxy") is None, reason="radsecproxy (Debian: radsecproxy) is not here"
-)
+pytestmark = needs_radsecproxy
 
 BOTH = ("1.0", "1.1")  # radsecproxy offers none by ALPN and takes none: 1.0 it is
 SECRET = "a shared secret of UDP"
 ATTRIBUTES = ((1, b"@home.example"), (32, b"fa1"), (26, bytes(4) + b"\x01\xf0" + bytes(238)))
 REPLY = ((26, bytes(4) + b"\x02\xc8" + bytes(198)), (24, b"state"))
-
-
-def _free_port(kind: socket.SocketKind) -> int:
-    with socket.socket(socket.AF_INET, kind) as probe:
-        probe.bind(("127.0.0.1", 0))
-        port: int = probe.getsockname()[1]
-        return port
-
-
-@contextmanager
-def _radsecproxy(folder: Path, authority: Authority, issued: Issued, text: str) -> Iterator[None]:
-    """What it says goes to a file, which a failure shows."""
-    log = folder / "radsecproxy.log"
-    configuration = folder / "radsecproxy.conf"
-    configuration.write_text(
-        f"""
-        tls default {{
-            CACertificateFile {authority.file}
-            CertificateFile {issued.certificate_file}
-            CertificateKeyFile {issued.key_file}
-            TlsVersion TLS1_2:
-        }}
-        {text}
-        """
-    )
-    with (
-        log.open("wb") as output,
-        subprocess.Popen(
-            ["radsecproxy", "-f", "-d", "2", "-c", str(configuration)],
-            stdout=output,
-            stderr=output,
-        ) as process,
-    ):
-        try:
-            yield
-        except BaseException as error:
-            error.add_note(log.read_text())
-            raise
-        finally:
-            process.kill()
 
 
 @pytest.mark.slow
@@ -96,7 +51,7 @@ async def test_radsecproxy_asks_our_server(tmp_path: Path) -> None:
     issued = authority.issue("kdc", ["kdc.example", "127.0.0.1"])
     contexts = load_contexts(authority.files(issued), BOTH)
     server = RadsecServer(TlsPeerTable((proxy,)), contexts, counters, on_requests)
-    port, udp_port = server.listen(("127.0.0.1", 0))[1], _free_port(socket.SOCK_DGRAM)
+    port, udp_port = server.listen(("127.0.0.1", 0))[1], free_port(socket.SOCK_DGRAM)
     text = f"""
         ListenUDP 127.0.0.1:{udp_port}
         client 127.0.0.1 {{
@@ -116,7 +71,7 @@ async def test_radsecproxy_asks_our_server(tmp_path: Path) -> None:
     """
     issued = authority.issue("proxy", ["proxy.visited.example"])
     client = RadiusClient(Counters())
-    with _radsecproxy(tmp_path, authority, issued, text):
+    with radsecproxy(tmp_path, authority, issued, text):
         await until(lambda: server.connections == 1, 15)
         proxied = Server(("127.0.0.1", udp_port))
         secret = Secret(SECRET.encode())
@@ -151,7 +106,7 @@ async def test_our_client_asks_radsecproxy(tmp_path: Path) -> None:
         on_requests,
     )
     udp_port = behind.listen(("127.0.0.1", 0)).address[1]
-    port = _free_port(socket.SOCK_STREAM)
+    port = free_port(socket.SOCK_STREAM)
     text = f"""
         ListenTLS 127.0.0.1:{port}
         client ha {{
@@ -179,7 +134,7 @@ async def test_our_client_asks_radsecproxy(tmp_path: Path) -> None:
         counters,
         watchdog=Watchdog(idle_s=0.3),
     )
-    with _radsecproxy(tmp_path, authority, issued, text):
+    with radsecproxy(tmp_path, authority, issued, text):
         responses = await asyncio.gather(
             *(client.exchange(1, ATTRIBUTES, deadline_s=15) for _ in range(100))
         )

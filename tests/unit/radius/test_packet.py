@@ -89,8 +89,11 @@ def test_a_signed_request_has_an_authenticator_made_over_zeros(code: int) -> Non
     key = SECRET.reveal()
     over_zeros = octets[:4] + bytes(16) + octets[20:]
     assert octets[4:20] == hashlib.md5(over_zeros + key).digest()
-    unsigned = over_zeros[:22] + bytes(16) + over_zeros[38:]
-    assert octets[22:38] == hmac.digest(key, unsigned, "md5")
+    if code == ACCOUNTING_REQUEST:  # RFC 2869 §5.19: no Message-Authenticator may be there
+        assert octets[20:] == b"\x01\x03a"
+    else:
+        unsigned = over_zeros[:22] + bytes(16) + over_zeros[38:]
+        assert octets[22:38] == hmac.digest(key, unsigned, "md5")
     assert verify_request(decode(octets), SECRET).code == code
     for at in range(len(octets)):
         with pytest.raises((BadAuthenticator, MalformedPacket)):
@@ -147,6 +150,25 @@ def test_a_response_answers_its_own_kind_of_request(request_code: int) -> None:
         else:
             with pytest.raises(MalformedPacket):
                 verify_response(answer, octets[4:20], SECRET, request_code=request_code)
+
+
+def test_an_answer_to_accounting_may_be_signed_over_zeros() -> None:
+    """By hand what FreeRADIUS 3.2 sends; nothing else but the request's authenticator is taken."""
+    octets = encode_request(ACCOUNTING_REQUEST, 9, AUTHENTICATOR, (), SECRET)
+    key, head, unsigned = SECRET.reveal(), bytes((5, 9, 0, 38)), bytes((80, 18)) + bytes(16)
+
+    def signed_over(over: bytes) -> Packet:
+        body = unsigned[:2] + hmac.digest(key, head + over + unsigned, "md5")
+        return decode(head + hashlib.md5(head + octets[4:20] + body + key).digest() + body)
+
+    for over in (bytes(16), octets[4:20]):
+        verify_response(signed_over(over), octets[4:20], SECRET, request_code=ACCOUNTING_REQUEST)
+    with pytest.raises(BadAuthenticator):
+        verify_response(
+            signed_over(AUTHENTICATOR), octets[4:20], SECRET, request_code=ACCOUNTING_REQUEST
+        )
+    with pytest.raises(BadAuthenticator):  # RFC 5997 §3: there it is the request's alone
+        verify_response(signed_over(bytes(16)), octets[4:20], SECRET, request_code=STATUS_SERVER)
 
 
 def test_every_flipped_octet_of_a_request_is_refused() -> None:
