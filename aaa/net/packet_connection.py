@@ -37,6 +37,7 @@ class PacketConnection(asyncio.Protocol):
         self._stream = PacketStream()
         self._outgoing: list[bytes] = []
         self._transport: asyncio.Transport | None = None
+        self.address: Address = ("", 0)  # of the other end
         self._closed: asyncio.Future[None] = self._loop.create_future()
         self.last_received: float = self._loop.time()
         self.certificate = PeerCertificate(frozenset(), b"", ())
@@ -50,6 +51,9 @@ class PacketConnection(asyncio.Protocol):
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         self._transport = cast("asyncio.Transport", transport)
+        peername = transport.get_extra_info("peername")
+        if peername:
+            self.address = (peername[0], peername[1])
         secured: ssl.SSLObject = transport.get_extra_info("ssl_object")
         self.certificate = peer_certificate(secured)
         self.resumed = was_resumed(secured)
@@ -63,25 +67,19 @@ class PacketConnection(asyncio.Protocol):
                 plain.setsockopt(socket.IPPROTO_TCP, option, value)
 
     @property
-    def address(self) -> Address:
-        """Of the other end."""
-        peername = self._transport and self._transport.get_extra_info("peername")
-        return (peername[0], peername[1]) if peername else ("", 0)
-
-    @property
     def description(self) -> dict[str, object]:
         """Who and where the other end is, for a line of the log."""
-        peername = None
-        if self._transport is not None:
-            peername = self._transport.get_extra_info("peername")
         shown = sorted(map(str, self.certificate.names))[:_NAMES_LOGGED]
-        return {"address": peername[0] if peername else None, "names": shown}
+        return {"address": self.address[0] or None, "names": shown}
 
     def is_our_own(self, contexts: TlsContexts) -> bool:
         """Whether the other end shows the certificate that we show: we have come to ourselves."""
         return self.certificate.leaf in (contexts.leaf, self.contexts.leaf)
 
     def connection_lost(self, exc: Exception | None) -> None:  # noqa: ARG002 - asyncio names it
+        # asyncio keeps a buffer of 256 kB behind it.  We are part of cycles, which the collector
+        # comes to late (aaa.serve.process): thousands of connections that go must not add up.
+        self._transport = None
         if not self._closed.done():
             self._closed.set_result(None)
 
@@ -111,5 +109,5 @@ class PacketConnection(asyncio.Protocol):
         try:
             await asyncio.wait_for(asyncio.shield(self._closed), SHUTDOWN_S)
         except TimeoutError:
-            self._transport.abort()
+            self.abort()
             await self._closed

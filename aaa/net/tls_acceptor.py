@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import socket
+import traceback
 from collections import Counter
 from collections.abc import Callable, Coroutine
 from dataclasses import dataclass
@@ -107,12 +108,20 @@ class TlsAcceptor:
         new.task = self._loop.create_task(self._run(new))
 
     async def _run(self, new: _UnderWay) -> None:
+        """What failed is let go at once: asyncio's frames are a cycle around a buffer of 256 kB.
+
+        The collector comes late (aaa.serve.process), and a stranger can fail thousands of times.
+        """
         new.begun = True
         try:
             await self._handshake(new.accepted)
-        except OSError:  # an SSLError is one too, and so is a handshake that took too long
+        except OSError as error:  # an SSLError is one too, and so is a handshake that took too long
             self._counters.add(names.RADSEC_HANDSHAKE_FAILED)
             new.accepted.close()
+            traceback.clear_frames(error.__traceback__)
+        except asyncio.CancelledError as error:
+            traceback.clear_frames(error.__traceback__)
+            raise
         finally:
             self._forget(new)
 

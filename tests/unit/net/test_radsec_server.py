@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import gc
 import socket
+from asyncio.sslproto import SSLProtocol
 
 import pytest
 
@@ -50,6 +52,37 @@ async def test_plain_octets_are_no_handshake(parties: Parties) -> None:
         writer.close()
     await until(lambda: served.counters[names.RADSEC_HANDSHAKE_FAILED] == 3)
     assert (await parties.client(served.address).exchange(1, user("x"))).code == 2
+
+
+async def test_connections_that_end_let_go_of_their_buffers_without_the_collector(
+    parties: Parties,
+) -> None:
+    """Each has 256 kB in asyncio; a flood ends thousands of them before the collector comes."""
+    served = parties.serve()
+    contexts = parties.client_contexts().client
+    gc.collect()
+    gc.disable()
+    try:
+        for _ in range(10):
+            reader, writer = await asyncio.open_connection(*served.address)
+            writer.write(b"GET / HTTP/1.1\r\n\r\n")
+            await _read_to_the_end(reader)
+            writer.close()
+            raw = await Raw.connect(served.address, contexts)
+            raw.send(b"\1\1\0\3" + bytes(40))  # a Length that no packet has
+            await raw.is_closed()
+            await raw.close()
+        await until(lambda: served.counters[names.RADSEC_HANDSHAKE_FAILED] == 10)
+        await until(lambda: served.server.connections == 0)
+        del reader, writer, raw
+        await asyncio.sleep(0.1)
+        # Ours alone: what the test's own side leaves is a client's.
+        left = [
+            each for each in gc.get_objects() if isinstance(each, SSLProtocol) and each._server_side
+        ]
+        assert len(left) <= 1
+    finally:
+        gc.enable()
 
 
 async def _read_to_the_end(reader: asyncio.StreamReader) -> None:
