@@ -1,4 +1,4 @@
-"""The configurations in the README are accepted as they stand there."""
+"""The configurations in the README and in docs/radius.md are accepted as they stand there."""
 
 from __future__ import annotations
 
@@ -9,13 +9,16 @@ import pytest
 
 from aaa.config import load_any
 
-_README = Path(__file__).parents[2] / "README.md"
-_BLOCKS = re.findall(r"`([a-z-]+\.toml)`\n\n((?:    .*\n|\n)+)", _README.read_text())
+_ROOT = Path(__file__).parents[2]
+_BLOCK = re.compile(r"`([a-z-]+\.toml)`[^\n]*\n\n((?:    .*\n|\n)+)")
+_PAGES = {
+    page: _BLOCK.findall((_ROOT / page).read_text()) for page in ("README.md", "docs/radius.md")
+}
+_BLOCKS = [(page, name, text) for page, found in _PAGES.items() for name, text in found]
 
 
 def test_there_is_one_of_each() -> None:
-    names = [name for name, _ in _BLOCKS]
-    assert names == [
+    assert [name for name, _ in _PAGES["README.md"]] == [
         "home.toml",
         "foreign.toml",
         "agent.toml",
@@ -23,16 +26,25 @@ def test_there_is_one_of_each() -> None:
         "home-agent.toml",
         "kdc.toml",
     ]
+    assert [name for name, _ in _PAGES["docs/radius.md"]] == [
+        "home.toml",
+        "foreign.toml",
+        "agent.toml",
+    ]
 
 
-@pytest.mark.parametrize(("name", "block"), _BLOCKS, ids=[name for name, _ in _BLOCKS])
+@pytest.mark.parametrize(
+    ("name", "block"),
+    [(name, text) for _, name, text in _BLOCKS],
+    ids=[f"{page} {name}" for page, name, _ in _BLOCKS],
+)
 def test_an_example_is_accepted(name: str, block: str, tmp_path: Path) -> None:
     text = "\n".join(line.removeprefix("    ") for line in block.splitlines())
     file = tmp_path / name
     file.write_text(text)
-    for secret in re.findall(r'"([a-z0-9]+\.(?:secret|kek|key))"', text):
+    for number, secret in enumerate(re.findall(r'"([a-z0-9-]+\.(?:secret|kek|key))"', text)):
         path = tmp_path / secret
-        path.write_text("ab" * 32)
+        path.write_text(f"{number:064x}")
         path.chmod(0o600)
     process, _ = load_any(file)
     assert process == name.removesuffix(".toml").replace("-", "_")
