@@ -9,6 +9,7 @@ from typing import Any
 
 import pytest
 
+from aaa.serve.home_clients import configured_clients, join_clients
 from kdc.accounting import AccountingRecord, AccountingStatus
 from kdc.model import Enrolment, Secret
 from kdc.records import NewRegistration
@@ -79,38 +80,42 @@ async def test_a_secret_that_is_drawn_is_shown_once_and_is_the_one_in_force(
 
 
 @pytest.mark.parametrize(
-    ("content", "options", "told"),
+    ("content", "told"),
     [
-        ("testing123", ("--allow-short-secret",), "everybody knows it"),
-        ("RadSec\n", ("--allow-short-secret",), "everybody knows it"),
-        ("testing123testing123", (), "everybody knows it"),
-        ("k7wQ-zu1", (), "at least 16"),
-        ("", ("--allow-short-secret",), "octets"),
+        ("testing123", "everybody knows it"),
+        ("RadSec\n", "everybody knows it"),
+        ("testing123testing123", "everybody knows it"),
+        ("k7wQ-zu1", "at least 16"),
+        ("", "octets"),
     ],
 )
-def test_a_bad_secret_is_refused_and_not_quoted(
-    content: str, options: tuple[str, ...], told: str, domains: Domains
-) -> None:
+def test_a_bad_secret_is_refused_and_not_quoted(content: str, told: str, domains: Domains) -> None:
     file = _secret_file(domains, content)
     for command in (("add", "a", "192.0.2.1/32"), ("rotate", "a")):
-        said = domains.kdc("client", *command, "--secret-file", file, *options, *HOME, expect=1)
+        said = domains.kdc("client", *command, "--secret-file", file, *HOME, expect=1)
         assert told in said and len(said.splitlines()) == 1
         assert not content.strip() or content.strip() not in said
     assert domains.kdc("client", "list", "--json", *HOME) == ""
 
 
-def test_a_short_secret_is_taken_by_name_with_a_warning(domains: Domains) -> None:
-    for name, content, options in (
-        ("short", "k7wQ-zu1", ("--allow-short-secret",)),
-        ("weak", "k7wQ-zu1_93hdm4x", ()),
-    ):
-        file = _secret_file(domains, content)
-        network = f"192.0.2.{len(content)}/32"
-        done = domains.run(
-            "kdc", "client", "add", name, network, "--secret-file", file, *options, *HOME
-        )
-        assert done.returncode == 0 and done.stderr.startswith("warning: ")
-        assert content not in done.stderr + done.stdout
+async def test_what_is_added_with_a_warning_is_in_force(domains: Domains, store: Store) -> None:
+    """And what no server would take is not added, whatever is said beside it."""
+    weak, short = "k7wQ-zu1_93hdm4x", "k7wQ-zu1"
+    add = ("kdc", "client", "add")
+    file = _secret_file(domains, weak)
+    done = domains.run(*add, "weak", "192.0.2.1/32", "--secret-file", file, *HOME)
+    assert done.returncode == 0 and done.stderr.startswith("warning: ")
+    assert weak not in done.stderr + done.stdout
+    options = ("--secret-file", _secret_file(domains, short), "--allow-short-secret")
+    assert domains.run(*add, "short", "192.0.2.2/32", *options, *HOME).returncode == 2
+    refused: list[str] = []
+    known = join_clients(
+        configured_clients(()),
+        (await load_radius_clients(store)).clients,
+        {},
+        lambda name, _reason: refused.append(name),
+    )
+    assert [client.name for client in known.clients] == ["weak"] and not refused
 
 
 def test_what_is_wrong_with_a_client_is_one_line(domains: Domains) -> None:
