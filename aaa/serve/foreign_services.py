@@ -23,6 +23,7 @@ from aaa.radius.counters import Counters
 from aaa.radius.ports import ACCOUNTING, DYNAMIC_AUTHORIZATION
 from aaa.roles.foreign_aaa import Agent
 from aaa.roles.foreign_aaa_dynauth import VisitedDomain
+from aaa.serve.client_policy import secrets_of
 from aaa.serve.configured_pools import home_pools, hop_to, realm_table
 from aaa.serve.door import Door
 from aaa.serve.foreign_accounting import AccountingProxy
@@ -74,9 +75,9 @@ class ForeignServices:
             vendor_id=config.foreign.vendor_id,
         )
         addresses = {
-            c.name: PeerAddress(resolve(*split_address(c.dynamic_authorization)), c.secret_file)
+            c.name: PeerAddress(resolve(*split_address(c.dynamic_authorization)), secrets_of(c))
             for c in config.client
-            if c.dynamic_authorization is not None and c.secret_file is not None
+            if c.dynamic_authorization is not None and secrets_of(c)
         }
         self._dynauth = DynamicAuthorizationProxy(
             VisitedDomain(

@@ -20,7 +20,7 @@ from aaa.net.udp import Address
 from aaa.radius.admission import RateLimit
 from aaa.radius.clients import Client, ClientTable
 from aaa.radius.counters import Counters
-from aaa.serve.client_policy import build_limits, limit_of
+from aaa.serve.client_policy import build_limits, limit_of, secrets_of
 from aaa.serve.home_policy import build_peers, udp_clients
 from aaa.serve.peer_requests import PeerAddress
 from aaa.serve.process import split_address
@@ -61,9 +61,9 @@ def configured_clients(clients: Iterable[HomeClient]) -> KnownClients:
         tuple(udp_clients(items)),
         build_peers(items),
         {
-            c.name: PeerAddress(resolve(*split_address(c.dynamic_authorization)), c.secret_file)
+            c.name: PeerAddress(resolve(*split_address(c.dynamic_authorization)), secrets_of(c))
             for c in items
-            if c.dynamic_authorization is not None and c.secret_file is not None
+            if c.dynamic_authorization is not None and secrets_of(c)
         },
         build_limits(items),
     )
@@ -107,7 +107,7 @@ def join_clients(
         if each.requests_per_second is not None:
             limits[each.name] = limit_of(each.requests_per_second)
         if each.name in addresses:
-            reached[each.name] = PeerAddress(addresses[each.name], each.secrets[0])
+            reached[each.name] = PeerAddress(addresses[each.name], each.secrets)
     return KnownClients(tuple(clients), peers, reached, limits)
 
 

@@ -62,8 +62,8 @@ def test_both_are_known_with_all_that_is_said_of_them() -> None:
     assert known.names_of("other.example") == ["other"]
     assert known.names_of("nobody.example") == []
     assert known.addresses == {
-        "visited": PeerAddress(("192.0.2.1", 3799), CONFIGURED.secret_file),
-        "other": PeerAddress(("198.51.100.1", 3799), NEW),  # signed with the current secret
+        "visited": PeerAddress(("192.0.2.1", 3799), (CONFIGURED.secret_file,)),
+        "other": PeerAddress(("198.51.100.1", 3799), (NEW, OLD)),
     }
 
 
