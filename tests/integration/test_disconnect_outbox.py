@@ -13,10 +13,13 @@ import psycopg
 import pytest
 
 from kdc.accounting import AccountingRecord, AccountingStatus
+from kdc.center import KeyDistributionCenter
 from kdc.config import DatabaseSettings
+from kdc.distribution import LocalKeyDistribution
 from kdc.errors import LocalError
 from kdc.model import Pair
-from kdc.records import NewRegistration
+from kdc.outcome import encode_outcome
+from kdc.records import Admission, Denied, Fate, NewRegistration, RepeatDecision, Settled
 from kdc.store import CommitResult, Store, disconnects, subscribers
 from kdc.store.accounting import Recorded, SessionFilter, list_sessions, record
 from kdc.store.database import Connection, administration
@@ -107,6 +110,31 @@ async def test_what_is_under_way_is_not_committed_after_a_suspension(
     request_for_subscriber(admin, enrolment.nai, SUSPENDED)
     assert await store.commit([change], clock=loaded.clock) == [CommitResult.CONFLICT]
     assert _live(query) == set()
+
+
+async def test_a_repeat_that_was_judged_before_the_end_is_not_answered_after_it(
+    store: Store, provision: Provision, admin: Connection
+) -> None:
+    """Nothing is committed for it: the last look at the record tells."""
+    one, other = provision(2)
+    decisions = []
+    kdc = LocalKeyDistribution(store, KeyDistributionCenter(secrets.token_bytes))
+    for enrolment in (one, other):
+        loaded = await store.load(enrolment.spis)
+        stored = next(iter(loaded.records.values())).record
+        change = await change_of(store, stored, stored.unspent[0], loaded.clock)
+        outcome = encode_outcome(Denied(129, True, at=int(loaded.clock), state=bytes(8)))
+        committed = await store.commit([replace(change, outcome=outcome)], clock=loaded.clock)
+        assert committed == [CommitResult.COMMITTED]
+        (admission,) = await kdc.admit_spis([stored.unspent[0]])
+        assert isinstance(admission, Admission) and admission.record is not None
+        decisions.append(
+            RepeatDecision(admission, admission.record, stored.unspent[0], "visited.example")
+        )
+    assert all(isinstance(fate, Settled) for fate in await kdc.settle(decisions))
+    request_for_subscriber(admin, one.nai, SUSPENDED)
+    first, second = await kdc.settle(decisions)
+    assert first is Fate.CONFLICT and isinstance(second, Settled)
 
 
 async def test_no_outcome_of_before_is_given_again_after_the_subscriber_is_back(
