@@ -293,4 +293,5 @@ disconnects = Table(
 )
 
 # The view `live_associations` (migrations/versions/0001) says what is live: renewal and
-# deregistration write no association, it follows from the record.
+# deregistration write no association, it follows from the record.  The trigger
+# `tr_subscribers_revoked` (0004) keeps revoked who is revoked.
