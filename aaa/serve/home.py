@@ -131,7 +131,7 @@ async def local_home_agent(
             overlap_s=home.overlap_s,
             observer=observer,
         )
-        housekeeping = asyncio.create_task(keep_house(store, counters, log))
+        housekeeping = asyncio.create_task(keep_house(store, database, counters, log))
         try:
             service.open()
             yield LocalHome(service, store)

@@ -293,7 +293,7 @@ async def serve_kdc(
         peers = peer_table(config.home_agent)
         radsec = RadsecServer(peers, contexts, counters, server.on_requests)
         on_hangup(lambda: radsec.reload(read_contexts(config.tls), peers), log)
-        housekeeping = asyncio.create_task(keep_house(store, counters, log))
+        housekeeping = asyncio.create_task(keep_house(store, config.database, counters, log))
         try:
             for address in section.listen:
                 bound = radsec.listen(split_address(address))
