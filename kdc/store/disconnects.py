@@ -15,6 +15,7 @@ from ipaddress import ip_address
 from typing import Any, Final
 
 from sqlalchemy import Connection, text
+from sqlalchemy.exc import OperationalError
 
 from kdc.errors import LocalError
 from kdc.model import IpAddress, Nai
@@ -27,6 +28,7 @@ NOT_AFTER_S: Final = 60
 _SESSION_NOT_FOUND: Final = 503  # RFC 5176 §3.5: Session-Context-Not-Found
 _REQUEST_INITIATED: Final = 507  # RFC 5176 §3.5: the FA has begun what it was asked for
 _POLL_S: Final = 0.2
+STANDS: Final = "what was asked for stands, and `kdc disconnect list` shows what comes of it"
 
 
 class DisconnectKind(enum.StrEnum):
@@ -48,6 +50,10 @@ class DisconnectState(enum.StrEnum):
     @property
     def final(self) -> bool:
         return self not in (DisconnectState.PENDING, DisconnectState.SENT)
+
+
+class DisconnectsNotSeen(LocalError):
+    """What was asked for is committed; what comes of it cannot be seen."""
 
 
 class SpiNotLive(LocalError):
@@ -243,22 +249,25 @@ def _request(
     return [row[0] for row in connection.execute(text(_UNDER_WAY), {"records": list(records)})]
 
 
-_FIND: Final = """
-SELECT id, kind, encode(class_id, 'hex'), spis, realm, fa_nai, host(nas_address), reason,
-  requested_at, state, error_cause, attempts
-FROM disconnects WHERE id = ANY(:ids) ORDER BY id
+COLUMNS: Final = """
+  d.id, d.kind, encode(d.class_id, 'hex'), d.spis, d.realm, d.fa_nai, host(d.nas_address), d.reason,
+  d.requested_at, d.state, d.error_cause, d.attempts
 """
+_FIND: Final = f"SELECT {COLUMNS} FROM disconnects AS d WHERE id = ANY(:ids) ORDER BY id"  # noqa: S608
 
 
 def find(connection: Connection, ids: Collection[int]) -> list[Disconnect]:
     """What has become of them by now."""
-    found = []
-    for row in connection.execute(text(_FIND), {"ids": list(ids)}):
-        values = list(row)
-        values[1], values[9] = DisconnectKind(row[1]), DisconnectState(row[9])
-        found.append(Disconnect(*values))
+    found = [read_disconnect(row) for row in connection.execute(text(_FIND), {"ids": list(ids)})]
     connection.rollback()
     return found
+
+
+def read_disconnect(row: Sequence[Any]) -> Disconnect:
+    """A row of `COLUMNS`."""
+    values = list(row)
+    values[1], values[9] = DisconnectKind(row[1]), DisconnectState(row[9])
+    return Disconnect(*values)
 
 
 def wait(
@@ -268,11 +277,17 @@ def wait(
     timeout_s: float,
     progress: Callable[[Sequence[Disconnect]], None] | None = None,
 ) -> list[Disconnect]:
-    """The same once all are final, or after `timeout_s`; tells `progress` each change."""
+    """The same once all are final, or after `timeout_s`; tells `progress` each change.
+
+    Raises `DisconnectsNotSeen`.
+    """
     until = time.monotonic() + timeout_s
     told: list[Disconnect] = []
     while True:
-        found = find(connection, ids)
+        try:
+            found = find(connection, ids)
+        except OperationalError:
+            raise DisconnectsNotSeen(f"the database does not answer any more: {STANDS}") from None
         if progress is not None and found != told:
             progress(found)
         told = found

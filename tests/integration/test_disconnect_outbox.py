@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import secrets
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
 from ipaddress import IPv4Address
 from typing import Any
@@ -26,6 +26,7 @@ from kdc.store.database import Connection, administration
 from kdc.store.disconnects import (
     Disconnect,
     DisconnectKind,
+    DisconnectsNotSeen,
     DisconnectState,
     SpiNotLive,
     claim,
@@ -147,6 +148,24 @@ async def test_no_outcome_of_before_is_given_again_after_the_subscriber_is_back(
     (stored,) = {id(s): s for s in (await store.load(enrolment.spis[:1])).records.values()}.values()
     assert stored.outcome is None and stored.record.last_digest is None
     await register(store, enrolment)
+
+
+async def test_a_database_that_goes_while_somebody_waits_does_not_undo_what_is_asked(
+    store: Store, provision: Provision, admin: Connection, query: Query
+) -> None:
+    (enrolment,) = provision()
+    await register(store, enrolment)
+    ids = request_for_subscriber(admin, enrolment.nai, SUSPENDED)
+
+    def terminate(_: Sequence[Disconnect]) -> None:
+        query(
+            "SELECT pg_terminate_backend(pid) FROM pg_stat_activity"
+            " WHERE datname = current_database() AND pid <> pg_backend_pid()"
+        )
+
+    with pytest.raises(DisconnectsNotSeen, match="stands"):
+        wait(admin, ids, timeout_s=20, progress=terminate)
+    assert query("SELECT status FROM subscribers") == [("suspended",)]
 
 
 async def test_both_of_a_renewal_are_ended_and_told_each_to_its_own_agent(

@@ -5,6 +5,9 @@ from __future__ import annotations
 import asyncio
 import json
 import secrets
+import signal
+import subprocess
+import sys
 from typing import Any
 
 import pytest
@@ -210,6 +213,51 @@ async def test_nobody_answers_and_nobody_waits(domains: Domains, store: Store) -
     assert again.returncode == 1 and registration.class_id.hex() in again.stdout
     assert [item.attempts for item in await claim(store, "n1")] == [1]  # one request, not two
     assert "no subscriber" in domains.kdc("subscriber", "revoke", "x@home.example", *HOME, expect=1)
+
+
+async def test_what_came_of_it_is_seen_later(domains: Domains, store: Store) -> None:
+    enrolment, registration = await _registered(domains, store)
+    name = str(enrolment.nai)
+    domains.kdc("subscriber", "suspend", name, "--no-wait", "--reason", "[red]stolen", *HOME)
+    show = ("disconnect", "list", "--json")
+    (item,) = _objects(domains.kdc(*show, "--unfinished", "--realm", "Visited.example", *HOME))
+    assert (item["subscriber"], item["state"], item["attempts"]) == (name, "pending", 0)
+    assert (item["registration"], item["reason"]) == (registration.class_id.hex(), "[red]stolen")
+    await _answer(store, DisconnectKind.DISCONNECT, DisconnectState.NAKED, 403)
+    (item,) = _objects(domains.kdc(*show, "--subscriber", name, "--limit", "1", *HOME))
+    assert (item["state"], item["error_cause"], item["done"]) == ("naked", 403, False)
+    for wanted in (("--unfinished",), ("--realm", "x.example"), ("--subscriber", "x@home.example")):
+        assert domains.kdc(*show, *wanted, *HOME) == ""
+    assert "[red]" in domains.kdc("disconnect", "list", *HOME)
+
+
+async def test_who_stops_waiting_is_told_that_the_end_stands(
+    domains: Domains, store: Store
+) -> None:
+    enrolment, _ = await _registered(domains, store)
+    command = (sys.executable, "-m", "kdc", "subscriber", "suspend", str(enrolment.nai), *HOME)
+    waiting = await asyncio.create_subprocess_exec(
+        *command, cwd=domains.folder, env=domains.environment, stderr=subprocess.PIPE
+    )
+    async with asyncio.timeout(30):
+        while not _objects(domains.kdc("disconnect", "list", "--json", *HOME)):  # noqa: ASYNC110
+            await asyncio.sleep(0.1)
+        await asyncio.sleep(0.5)
+        waiting.send_signal(signal.SIGINT)
+        _, told = await waiting.communicate()
+    said = told.decode()
+    assert waiting.returncode == 130 and "kdc disconnect list" in said
+    assert "Traceback" not in said
+
+
+def test_octets_that_are_no_text_are_one_line(domains: Domains) -> None:
+    for arguments in (
+        ("subscriber", "suspend", "al\udcff@home.example"),
+        ("subscriber", "suspend", "alice@home.example", "--reason", "\udcff"),
+        ("client", "show", "\udcff"),
+    ):
+        said = domains.kdc(*arguments, *HOME, expect=1)
+        assert said.strip() == "expected arguments in UTF-8"
 
 
 async def test_associations_are_listed_shown_renewed_and_revoked(
