@@ -368,6 +368,29 @@ async def test_a_node_takes_what_goes_to_its_realms(
     assert [c.id for c in await claim(store, "n1")] == left[1:]
 
 
+async def test_a_realm_with_much_to_be_told_leaves_room_for_others(
+    store: Store, provision: Provision, admin: Connection
+) -> None:
+    realms = ("silent.example", "silent.example", "silent.example", "b.example")
+    ids = []
+    for enrolment, realm in zip(provision(4), realms, strict=True):
+        await register(store, enrolment, fa=f"fa1@{realm}")
+        ids += request_for_subscriber(admin, enrolment.nai, SUSPENDED)
+    claimed = await claim(store, "n1", limit=3, per_realm=2)
+    assert [c.id for c in claimed] == [ids[0], ids[1], ids[3]]
+    assert [c.id for c in await claim(store, "n2", per_realm=2)] == [ids[2]]
+
+
+async def test_associations_that_are_long_over_are_not_asked_to_end(
+    store: Store, provision: Provision, admin: Connection, query: Query
+) -> None:
+    """The registration outlives them, and a request without an SPI could not be sent."""
+    (enrolment,) = provision()
+    await register(store, enrolment)
+    query("TRUNCATE associations")
+    assert request_for_subscriber(admin, enrolment.nai, SUSPENDED) == []
+
+
 async def test_what_comes_too_late_has_failed(
     store: Store, provision: Provision, admin: Connection, query: Query
 ) -> None:

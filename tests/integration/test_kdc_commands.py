@@ -313,7 +313,13 @@ async def test_sessions_are_listed(domains: Domains, store: Store) -> None:
             class_id=registration.class_id,
             operator_realm="visited.example",
         ),
-        request(AccountingStatus.STOP, "over", input_octets=2**40, fa_nai="fa@other.example"),
+        request(
+            AccountingStatus.STOP,
+            "over",
+            input_octets=2**40,
+            fa_nai="fa@other.example",
+            class_id=registration.class_id,  # heard on its way: shown as nobody's of ours
+        ),
     ]
     assert await record(store, batch) == [Recorded.RECORDED] * 2
     listed = {
