@@ -101,6 +101,7 @@ class HomeServices:
     def close(self) -> None:
         for task in self._tasks:
             task.cancel()
+        self._watch.close()
         self._dynauth.close()
 
 
