@@ -7,17 +7,23 @@ import secrets
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
 from ipaddress import IPv4Address
+from pathlib import Path
 from typing import Any
 
 import psycopg
 import pytest
 
+from aaa.radius.counters import Counters
+from aaa.serve.endings import Endings
+from aaa.serve.key_outlet import SaOutlet
 from kdc.accounting import AccountingRecord, AccountingStatus
 from kdc.center import KeyDistributionCenter
 from kdc.config import DatabaseSettings
 from kdc.distribution import LocalKeyDistribution
 from kdc.errors import LocalError
-from kdc.model import Pair
+from kdc.keyuse.table import Endpoint, Grant
+from kdc.keyuse.traffic import Party
+from kdc.model import Nai, Pair
 from kdc.outcome import encode_outcome
 from kdc.records import Admission, Denied, Fate, NewRegistration, RepeatDecision, Settled
 from kdc.store import CommitResult, Store, disconnects, subscribers
@@ -40,6 +46,8 @@ from kdc.store.disconnects import (
 from kdc.store.subscribers import ACTIVE, REVOKED, SUSPENDED, SubscriberRevoked, SubscriberUnknown
 from tests.conftest import PostgresServer
 from tests.integration.stored import Provision, change_of, register
+from tests.keyuse_stories import association
+from tests.unit.serve.outlet import settings
 
 Query = Callable[[str], list[tuple[Any, ...]]]
 
@@ -166,6 +174,38 @@ async def test_a_database_that_goes_while_somebody_waits_does_not_undo_what_is_a
     with pytest.raises(DisconnectsNotSeen, match="stands"):
         wait(admin, ids, timeout_s=20, progress=terminate)
     assert query("SELECT status FROM subscribers") == [("suspended",)]
+
+
+async def test_what_is_ended_is_taken_from_the_software_beside_the_home_agent(
+    store: Store, provision: Provision, admin: Connection, query: Query, tmp_path: Path
+) -> None:
+    """At the start too: the file of keys outlives the process, which may miss the end."""
+    one, other, third = provision(3)
+    registrations = [await register(store, enrolment) for enrolment in (one, other, third)]
+    outlet = SaOutlet(settings(tmp_path, file=True), Party.HOME_AGENT, Counters())
+    outlet.open()
+    home = Endpoint(Nai.parse("ha1@home.example"), IPv4Address("192.0.2.1"))
+    endpoints = dict.fromkeys(Party, home)
+    for registration in registrations:
+        spis = [a.spi for a in registration.associations if a.pair is not Pair.MN_FA]
+        held = tuple(
+            association(pair, spi, lifetime_s=600)
+            for pair, spi in zip((Pair.MN_HA, Pair.FA_HA), spis, strict=True)
+        )
+        outlet.installed(Grant(registration.class_id.hex(), held, endpoints, home.nai))
+    assert len(outlet.held()) == 6
+    request_for_subscriber(admin, one.nai, SUSPENDED)
+    endings = Endings(store, outlet.revoked)
+    await endings.take()
+    assert len(outlet.held()) == 4
+    request_for_spi(admin, registrations[1].associations[0].spi, DisconnectKind.COA)
+    await endings.take()
+    assert len(outlet.held()) == 4  # a renewal ends nothing
+    request_for_spi(admin, registrations[1].associations[0].spi, DisconnectKind.DISCONNECT)
+    await endings.take()
+    left = {item.spi for item in outlet.held()}
+    assert left < {a.spi for a in registrations[2].associations} and len(left) == 2
+    await outlet.close()
 
 
 async def test_both_of_a_renewal_are_ended_and_told_each_to_its_own_agent(
