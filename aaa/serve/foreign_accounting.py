@@ -20,6 +20,11 @@ from aaa.roles.foreign_aaa_accounting import route_accounting
 from aaa.serve.forwarding import Forwarder
 
 
+def accounting_name(server: str) -> str:
+    """What the accounting port of a server is called: in pools, the log and counters."""
+    return f"{server}/accounting"
+
+
 class AccountingProxy:
     """Between the clients, by name, and the homes behind `forwarder`.
 
@@ -65,15 +70,16 @@ class AccountingProxy:
             for way in self._ways(request)
         ]
         forwards = [decision for decision in decisions if isinstance(decision, Forward)]
+        avoid = frozenset((accounting_name(transaction.client.name),))
         if not forwards:
             refused = next(each for each in decisions if isinstance(each, Refuse))
             self._forwarder.refuse(transaction, refused)  # by this code: says nothing
         elif len(forwards) == 1:
-            self._forwarder.start(transaction, forwards[0])
+            self._forwarder.start(transaction, forwards[0], avoid=avoid)
         else:
             shared = SharedTransaction(transaction, len(forwards))
             for forward in forwards:
-                self._forwarder.start(shared, forward)
+                self._forwarder.start(shared, forward, avoid=avoid)
 
     def _ways(self, request: Addressing) -> Sequence[Route | None]:
         """Where a request may go: that of the agent itself concerns every home."""

@@ -25,7 +25,7 @@ from aaa.roles.foreign_aaa import Agent
 from aaa.roles.foreign_aaa_dynauth import VisitedDomain
 from aaa.serve.configured_pools import home_pools, hop_to, realm_table
 from aaa.serve.door import Door
-from aaa.serve.foreign_accounting import AccountingProxy
+from aaa.serve.foreign_accounting import AccountingProxy, accounting_name
 from aaa.serve.foreign_dynauth import DynamicAuthorizationProxy
 from aaa.serve.forwarding import Forwarder
 from aaa.serve.peer_requests import Patience, PeerAddress, PeerRequests
@@ -94,6 +94,7 @@ class ForeignServices:
             ),
             counters,
             vendor_id=config.foreign.vendor_id,
+            observer=door.observer,
         )
         front.serve(ACCOUNTING, self._accounting.on_requests)
         over_tls.take_requests(self._dynauth.on_requests)
@@ -168,11 +169,6 @@ def _accounting_pools(
         counters,
         observer,
     )
-
-
-def accounting_name(server: str) -> str:
-    """What the accounting port of a server is called in log and counters."""
-    return f"{server}/accounting"
 
 
 def _accounting_pool(timed: TimedPool) -> TimedPool:
