@@ -120,6 +120,7 @@ class Link(PacketConnection):
         self._asked_at: float | None = None  # when a watchdog was sent that is not answered
         self._asked_as: int | None = None  # its identifier
         self._owed_since: float | None = None
+        self._is_unread = False  # the server leaves what we send where it is
         self._ticker: asyncio.TimerHandle | None = None
         self.usable_since: float | None = None
         self.suspect = False
@@ -214,11 +215,12 @@ class Link(PacketConnection):
     def _begin(self, packet: Packet) -> list[RadsecTransaction]:
         """The transaction of a request, if it is a new one and there is room for it.
 
-        Reading does not stop where there is none: the responses to us come the same way.
+        Reading does not stop where there is none: the responses to us come the same way.  Nothing
+        is answered to a server that does not read, or its requests alone would fill our memory.
         """
         request = self.form.verify_request(packet)
         self.last_received = self._loop.time()
-        if self._incoming.in_flight >= REQUESTS_IN_FLIGHT:
+        if self._is_unread or self._incoming.in_flight >= REQUESTS_IN_FLIGHT:
             self._counters.add(names.OVERLOAD)
             return []
         begun = self._incoming.begin(self, self._owner.peer, request, self.last_received)
@@ -228,6 +230,12 @@ class Link(PacketConnection):
             self._counters.add(names.REQUESTS)
             return [begun]
         return []
+
+    def pause_writing(self) -> None:
+        self._is_unread = True
+
+    def resume_writing(self) -> None:
+        self._is_unread = False
 
     def answer(self, transaction: RadsecTransaction, code: int, octets: bytes) -> None:  # noqa: ARG002 - counted by who accepts connections
         awaited = self._incoming.answered(transaction, octets, self._loop.time())

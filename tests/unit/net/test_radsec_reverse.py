@@ -34,6 +34,7 @@ from tests.unit.net.radsec import (
     Parties,
     Raw,
     Served,
+    accepted,
     connect_and_ask,
     peer,
     request,
@@ -152,6 +153,36 @@ async def test_a_lost_connection_ends_what_was_asked(parties: Parties) -> None:
         await task
     reached.heard[0].respond(DISCONNECT_ACK, ())  # late: nobody is there any more
     assert reached.counters[names.ABANDONED] == 1
+
+
+async def test_a_server_that_asks_and_does_not_read_fills_no_memory(parties: Parties) -> None:
+    served, reached = await _reached(parties)
+    heard = 0
+
+    def at_length(transactions: list[RadsecTransaction]) -> None:
+        nonlocal heard
+        for each in transactions:
+            heard += 1
+            each.respond(DISCONNECT_ACK, ((CLASS, bytes(253)),) * 15)
+
+    reached.client.on_requests = at_length
+    connection = accepted(served.heard[0])
+    connection.stop_reading()
+    (link,) = reached.client._upstreams[0].links
+    assert link._transport is not None
+    for number in range(1, 8193):
+        body = ((CLASS, number.to_bytes(4, "big")),)
+        connection.send(
+            encode_request(DISCONNECT_REQUEST, number % 256, bytes(16), body, RADSEC_SECRET)
+        )
+        if number % 256 == 0:
+            await until(lambda: heard + reached.counters[names.OVERLOAD] == number)  # noqa: B023
+    assert link._transport.get_write_buffer_size() < 4 * 1024 * 1024
+    connection._read_again()  # it reads on, and is answered as before
+    await until(lambda: link._transport.get_write_buffer_size() == 0)
+    before = heard
+    connection.send(encode_request(DISCONNECT_REQUEST, 9, bytes(16), ENTRY, RADSEC_SECRET))
+    await until(lambda: heard == before + 1)
 
 
 async def test_what_does_not_fit_takes_no_identifier(parties: Parties) -> None:
