@@ -169,7 +169,8 @@ async def test_a_server_that_asks_and_does_not_read_fills_no_memory(parties: Par
     connection = accepted(served.heard[0])
     connection.stop_reading()
     (link,) = reached.client._upstreams[0].links
-    assert link._transport is not None
+    transport = link._transport
+    assert transport is not None
     for number in range(1, 8193):
         body = ((CLASS, number.to_bytes(4, "big")),)
         connection.send(
@@ -177,9 +178,9 @@ async def test_a_server_that_asks_and_does_not_read_fills_no_memory(parties: Par
         )
         if number % 256 == 0:
             await until(lambda: heard + reached.counters[names.OVERLOAD] == number)  # noqa: B023
-    assert link._transport.get_write_buffer_size() < 4 * 1024 * 1024
+    assert transport.get_write_buffer_size() < 4 * 1024 * 1024
     connection._read_again()  # it reads on, and is answered as before
-    await until(lambda: link._transport.get_write_buffer_size() == 0)
+    await until(lambda: transport.get_write_buffer_size() == 0)
     before = heard
     connection.send(encode_request(DISCONNECT_REQUEST, 9, bytes(16), ENTRY, RADSEC_SECRET))
     await until(lambda: heard == before + 1)
