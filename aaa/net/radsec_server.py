@@ -196,6 +196,7 @@ class RadsecServer:
             if packet.code in self._codes:
                 continue
             if packet.code in RESPONSES and connection.reverse is not None:
+                connection.show(packet.octets, "received")
                 connection.reverse.on_response(packet)
             else:
                 self.counters.add(names.UNSUPPORTED)

@@ -91,6 +91,7 @@ class ForeignServices:
                 AGENT_PATIENCE,
                 connections=front,
                 visitors=frozenset(c.name for c in config.client if c.san),
+                observer=door.observer,
             ),
             counters,
             vendor_id=config.foreign.vendor_id,

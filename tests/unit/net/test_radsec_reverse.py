@@ -8,6 +8,7 @@ import itertools
 import pytest
 
 from aaa.net import radsec_reverse
+from aaa.net.observing import Hop, Unobserved
 from aaa.net.radsec_client import RadsecClient
 from aaa.net.radsec_transactions import RadsecTransaction
 from aaa.radius import counters as names
@@ -303,3 +304,31 @@ async def test_a_request_signed_over_its_authenticator_is_not_one(
     assert await raw.is_closed()
     assert (len(served.heard), served.counters[names.BAD_AUTHENTICATOR]) == (1, 1)
     await raw.close()
+
+
+class Onlooker(Unobserved):
+    """Keeps what is shown: whose, which way, and the code."""
+
+    on = True
+
+    def __init__(self) -> None:
+        self.seen: list[tuple[str, str, int]] = []
+
+    def packet(self, hop: Hop, octets: bytes, what: str) -> None:
+        self.seen.append((hop.name, what, octets[0]))
+
+
+async def test_both_ends_show_what_goes_either_way(parties: Parties) -> None:
+    served, counters = parties.serve(port=TLS), Counters()
+    served.server.observer = accepting = Onlooker()
+    onlooker = Onlooker()
+    reached = Reached(
+        parties.client(served.address, counters=counters, observer=onlooker), counters
+    )
+    assert (await reached.client.exchange(1, user("x"))).code == 2
+    await served.server.exchange(HOME_AGENT.name, DISCONNECT_REQUEST, ENTRY, 5)
+    shown = [("sent", 12), ("received", 2), ("sent", 1), ("received", 2)]
+    shown += [("received", DISCONNECT_REQUEST), ("sent", DISCONNECT_ACK)]
+    assert onlooker.seen == [("center", *each) for each in shown]
+    other = {"sent": "received", "received": "sent"}
+    assert accepting.seen == [("home agent", other[what], code) for what, code in shown]
