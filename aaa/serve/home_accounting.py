@@ -79,7 +79,7 @@ class HomeAccounting:
         judged = judge_accounting(
             peer,
             user_realm=_realm(asked.user_name),
-            fa_realm=_realm(asked.fa_nai),
+            fa_realm=None if asked.fa_nai is None else shared_nai(asked.fa_nai).realm,
             operator_name=asked.operator_name,
             realm=self._realm,
         )

@@ -154,6 +154,11 @@ async def test_what_is_not_known_to_be_stored_is_not_answered(home: Home, error:
         ({"operator_name": b"1other.example"}, "operator_realm"),
         ({"operator_name": b"0visited.example"}, "operator_realm"),
         ({"fa_nai": b"fa1@other.example"}, "fa_realm"),
+        ({"fa_nai": b"fa1@OTHER.example"}, "fa_realm"),
+        ({"fa_nai": b"fa1"}, "fa_realm"),
+        ({"fa_nai": b"fa1@other.example."}, "fa_realm"),
+        # No NAI, and so no realm: what looks like another's name must not be stored as one.
+        ({"fa_nai": b"fa1@other.example\xff"}, "malformed"),
         ({"user_name": b"somebody@other.example"}, "user_realm"),
     ],
 )
