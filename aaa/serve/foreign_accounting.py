@@ -13,6 +13,7 @@ from aaa.exchange import Addressing, Peer
 from aaa.net.transactions import Sender, Transaction
 from aaa.proxying import Forward, Refuse, Route
 from aaa.radius.addressing import decode_addressing
+from aaa.radius.attributes import USER_NAME
 from aaa.radius.errors import MalformedPacket
 from aaa.radius.packet import Attributes, VerifiedRequest
 from aaa.roles.foreign_aaa import Agent
@@ -71,15 +72,17 @@ class AccountingProxy:
         ]
         forwards = [decision for decision in decisions if isinstance(decision, Forward)]
         avoid = frozenset((accounting_name(transaction.client.name),))
+        # In a pool by consistent hash: all of one user goes to one server.
+        key = next((v for kind, v in transaction.request.attributes if kind == USER_NAME), b"")
         if not forwards:
             refused = next(each for each in decisions if isinstance(each, Refuse))
             self._forwarder.refuse(transaction, refused)  # by this code: says nothing
         elif len(forwards) == 1:
-            self._forwarder.start(transaction, forwards[0], avoid=avoid)
+            self._forwarder.start(transaction, forwards[0], key=key, avoid=avoid)
         else:
             shared = SharedTransaction(transaction, len(forwards))
             for forward in forwards:
-                self._forwarder.start(shared, forward, avoid=avoid)
+                self._forwarder.start(shared, forward, key=key, avoid=avoid)
 
     def _ways(self, request: Addressing) -> Sequence[Route | None]:
         """Where a request may go: that of the agent itself concerns every home."""

@@ -22,7 +22,7 @@ from aaa.radius.packet import (
     RESPONSES_TO,
     VerifiedResponse,
 )
-from aaa.radius.pools import HealthPolicy, Pool
+from aaa.radius.pools import HealthPolicy, Pool, Strategy
 from aaa.serve.foreign_accounting import AccountingProxy
 from aaa.serve.forwarding import MAXIMUM_UNDER_WAY, Forwarder
 from aaa.serve.pools import TimedPool, open_pools
@@ -54,12 +54,14 @@ class Home:
 
 
 @asynccontextmanager
-async def _forwarder(**homes: Home) -> AsyncIterator[tuple[Forwarder, Counters]]:
+async def _forwarder(
+    strategy: Strategy = Strategy.FAILOVER, **homes: Home
+) -> AsyncIterator[tuple[Forwarder, Counters]]:
     counters = Counters()
     names = tuple(name.replace("_", "/") for name in homes)
     hops = {name: (home, UNWATCHED) for name, home in zip(names, homes.values(), strict=True)}
     forwarder = Forwarder(
-        open_pools(hops, [TimedPool(Pool("homes", names))], counters), counters, "foreign"
+        open_pools(hops, [TimedPool(Pool("homes", names, strategy))], counters), counters, "foreign"
     )
     try:
         yield forwarder, counters
@@ -106,22 +108,44 @@ async def test_where_no_server_has_room_it_is_refused_at_once(
         assert counters["foreign.shed"] == 1 and counters["foreign.no_answer"] == 0
 
 
+def _accounting(forwarder: Forwarder) -> AccountingProxy:
+    return AccountingProxy(
+        {"hub": Peer("hub", frozenset())},
+        lambda _realm: Route("homes", ("hub", "home")),
+        (),
+        forwarder,
+        realm="visited.example",
+        vendor_id=32473,
+    )
+
+
+def _report(user: bytes) -> Asked:
+    attributes = ((1, user + b"@home.example"), (32, b"nas"), (40, (1).to_bytes(4, "big")))
+    return asked("hub", ACCOUNTING_REQUEST, attributes)
+
+
 async def test_accounting_never_goes_back_to_the_proxy_that_it_came_from() -> None:
     hub, home = Home(), Home()
     hub.held.set()
     home.held.set()
     async with _forwarder(hub_accounting=hub, home_accounting=home) as (forwarder, _):
-        proxy = AccountingProxy(
-            {"hub": Peer("hub", frozenset())},
-            lambda _realm: Route("homes", ("hub", "home")),
-            (),
-            forwarder,
-            realm="visited.example",
-            vendor_id=32473,
-        )
-        attributes = ((1, b"m@home.example"), (32, b"nas"), (40, (1).to_bytes(4, "big")))
-        report = asked("hub", ACCOUNTING_REQUEST, attributes)
+        proxy, report = _accounting(forwarder), _report(b"m")
         proxy.on_requests([report])
         await proxy.drain()
         assert (hub.asked, home.asked) == (0, 1)
         assert report.answers == [(ACCOUNTING_RESPONSE, ())]
+
+
+async def test_accounting_is_balanced_by_its_user() -> None:
+    one, two = Home(), Home()
+    one.held.set()
+    two.held.set()
+    async with _forwarder(Strategy.CONSISTENT_HASH, one=one, two=two) as (forwarder, _):
+        proxy = _accounting(forwarder)
+        proxy.on_requests([_report(b"m%d" % number) for number in range(60)])
+        await proxy.drain()
+        assert one.asked and two.asked
+        one.asked = two.asked = 0
+        proxy.on_requests([_report(b"m") for _ in range(20)])
+        await proxy.drain()
+        assert {one.asked, two.asked} == {0, 20}
