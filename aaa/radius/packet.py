@@ -305,8 +305,13 @@ def encode_response(
     return _sign(header, request.authenticator, body, secret)
 
 
-def write_attributes(attributes: Iterable[Attribute], echoed: Attributes | None = None) -> bytes:
-    """The attributes behind a zeroed Message-Authenticator; `echoed`: whose Proxy-States follow."""
+def write_attributes(
+    attributes: Iterable[Attribute], echoed: Attributes | None = None, *, signed: bool = True
+) -> bytes:
+    """The attributes behind a zeroed Message-Authenticator; `echoed`: whose Proxy-States follow.
+
+    Not `signed`: it will be cut off, and is none of the 200.
+    """
     parts = [_MESSAGE_AUTHENTICATOR_ZEROED]
     for kind, value in attributes:
         if not 0 < kind < 256 or kind == MESSAGE_AUTHENTICATOR:
@@ -321,7 +326,7 @@ def write_attributes(attributes: Iterable[Attribute], echoed: Attributes | None 
         if kind == PROXY_STATE:
             parts.append(bytes((kind, len(value) + 2)))
             parts.append(value)
-    if len(parts) // 2 + 1 > MAXIMUM_ATTRIBUTES:
+    if len(parts) // 2 + signed > MAXIMUM_ATTRIBUTES:
         raise LocalError("too many attributes")
     return b"".join(parts)
 

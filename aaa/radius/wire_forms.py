@@ -129,7 +129,7 @@ class TokenForm:
     ) -> bytes:
         if code not in RESPONSES_TO:
             raise LocalError("not a request that is sent here")
-        return _encode(code, identifier, write_attributes(attributes))
+        return _encode(code, identifier, write_attributes(attributes, signed=False))
 
     def verify_request(self, packet: Packet) -> VerifiedRequest:
         if packet.code not in RESPONSES_TO:
@@ -139,7 +139,8 @@ class TokenForm:
     def encode_response(self, code: int, request: VerifiedRequest, attributes: Attributes) -> bytes:
         if code not in RESPONSES:
             raise LocalError("not a response that is sent here")
-        return _encode(code, request.identifier, write_attributes(attributes, request.attributes))
+        body = write_attributes(attributes, request.attributes, signed=False)
+        return _encode(code, request.identifier, body)
 
     def verify_response(
         self, packet: Packet, request: bytes, request_code: int

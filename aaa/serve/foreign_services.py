@@ -26,7 +26,7 @@ from aaa.roles.foreign_aaa_dynauth import VisitedDomain
 from aaa.serve.client_policy import secrets_of
 from aaa.serve.configured_pools import home_pools, hop_to, realm_table
 from aaa.serve.door import Door
-from aaa.serve.foreign_accounting import AccountingProxy
+from aaa.serve.foreign_accounting import AccountingProxy, accounting_name
 from aaa.serve.foreign_dynauth import DynamicAuthorizationProxy
 from aaa.serve.forwarding import Forwarder
 from aaa.serve.peer_requests import Patience, PeerAddress, PeerRequests
@@ -92,9 +92,11 @@ class ForeignServices:
                 AGENT_PATIENCE,
                 connections=front,
                 visitors=frozenset(c.name for c in config.client if c.san),
+                observer=door.observer,
             ),
             counters,
             vendor_id=config.foreign.vendor_id,
+            observer=door.observer,
         )
         front.serve(ACCOUNTING, self._accounting.on_requests)
         over_tls.take_requests(self._dynauth.on_requests)
@@ -169,11 +171,6 @@ def _accounting_pools(
         counters,
         observer,
     )
-
-
-def accounting_name(server: str) -> str:
-    """What the accounting port of a server is called in log and counters."""
-    return f"{server}/accounting"
 
 
 def _accounting_pool(timed: TimedPool) -> TimedPool:

@@ -57,6 +57,7 @@ async def serve_home(
             ((item, item.server) for item in config.home_agent),
             counters,
             deadline_s=home.agent_deadline_s,
+            observer=watch,
         )
         server = HomeServer(
             build_clients(config.client),

@@ -46,7 +46,7 @@ class HomeServices:
         self._server = server
         self._listen = home.accounting_listen
         self._requests = PeerRequests(
-            known.addresses, counters, PATIENCE, connections=server.radius
+            known.addresses, counters, PATIENCE, connections=server.radius, observer=watch
         )
         self.accounting = HomeAccounting(
             partial(accounting.record, store),

@@ -10,6 +10,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Protocol
 
+from aaa.net.observing import UNOBSERVED, Observer
 from aaa.net.radius_client import RadiusClient, Server
 from aaa.net.udp import Address
 from aaa.radius.counters import Counters
@@ -64,12 +65,13 @@ class PeerRequests:
         *,
         connections: Connections | None = None,
         visitors: frozenset[str] = frozenset(),
+        observer: Observer = UNOBSERVED,
     ) -> None:
         self.addresses = addresses
         self._patience = patience
         self._connections = connections
         self._visitors = visitors
-        self._client = RadiusClient(counters)
+        self._client = RadiusClient(counters, observer=observer)
         self._unanswered: dict[str, Secret] = {}  # by peer, what it left unanswered last
 
     def reaches(self, peer_name: str) -> bool:

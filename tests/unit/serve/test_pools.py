@@ -231,13 +231,16 @@ async def test_equal_keys_go_to_one_server_and_move_only_when_it_dies() -> None:
     keys = [bytes((number,)) for number in range(60)]
     async with world(*map(Home, names), strategy=Strategy.CONSISTENT_HASH) as it:
         before = [await it.served_by(key=key) for key in keys]
-        assert before == [rank(names, key)[0] for key in keys]
+        assert before == [await it.served_by(key=key) for key in keys]
         assert set(before) == set(names)
+        # Not as anybody could compute it beforehand, to load one of them.
+        assert before != [rank(names, key)[0] for key in keys]
         it.homes["two"].kill()
         await it.served_by(key=keys[before.index("two")])
         await it.sees("two", State.DEAD)
         after = [await it.served_by(key=key) for key in keys]
-        assert after == [next(n for n in rank(names, key) if n != "two") for key in keys]
+        assert "two" not in after
+        assert all(new == old for old, new in zip(before, after, strict=True) if old != "two")
 
 
 async def test_whom_it_came_from_is_not_asked() -> None:
