@@ -73,8 +73,7 @@ class DynamicAuthorizationProxy:
             transaction.forget()
         elif isinstance(decision, Nak):
             self._counters.add(f"{REFUSED}.{decision.reason}")
-            cause = (ERROR_CAUSE, decision.error_cause.to_bytes(4, "big"))
-            transaction.respond(_NAKS[transaction.request.code], (cause,))
+            _refuse(transaction, decision.error_cause)
         else:
             self._counters.add(FORWARDED)
             task = asyncio.get_running_loop().create_task(self._forward(transaction, decision))
@@ -124,3 +123,12 @@ class DynamicAuthorizationProxy:
 
     def close(self) -> None:
         self._requests.close()
+
+
+def _refuse(transaction: Transaction, error_cause: int) -> None:
+    """A NAK, without its Error-Cause where that does not fit beside the Proxy-States."""
+    code = _NAKS[transaction.request.code]
+    try:
+        transaction.respond(code, ((ERROR_CAUSE, error_cause.to_bytes(4, "big")),))
+    except LocalError:
+        transaction.respond(code, ())
