@@ -94,15 +94,15 @@ def _packets() -> Iterator[tuple[str, bytes]]:
         yield f"made-code-{code}", draft.octets(None)
         draft.items = [Item(PROXY_STATE, bytes(253))] * 16
         yield f"made-code-{code}-unsigned-and-full", draft.octets(None)
-    for kind, code, attributes in _sessions():
+    for kind, code, attributes in sessions():
         items = [Item(number, value) for number, value in attributes]
         yield f"made-{kind}", Draft(code, 1, bytes(16), items).octets(None)
     yield from _fields("radius", "packet", "request", "response")
     yield from _fields("registration", "access_request", "access_response")
 
 
-def _sessions() -> Iterator[tuple[str, int, Attributes]]:
-    """What is told and asked of a session: accounting and dynamic authorization."""
+def sessions() -> Iterator[tuple[str, int, Attributes]]:
+    """What is told and asked of a session, by name and code, of a time long past or to come."""
     start = AccountingRequest(
         AccountingStatus.START,
         session_id=b"1",
