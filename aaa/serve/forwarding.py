@@ -94,7 +94,7 @@ class Forwarder:
         elif code == ACCESS_REJECT:
             self._door.reject(transaction, refuse.attributes)
         elif not self._respond(transaction, code, refuse.attributes):
-            self._respond(transaction, code, ())
+            transaction.respond(code, ())
 
     def _tell(self, transaction: Transaction, what: str, which: str) -> None:
         if self._door.observer.on:

@@ -219,6 +219,7 @@ class KdcServer:
             attributes = encode_key_reply(
                 encode_key_reply_message(reply, self._vendor_id), self._vendor_id
             )
+            transaction.respond(ACCESS_ACCEPT, attributes)
         except LocalError:
             self._counters.add(TOO_LONG)
             if isinstance(reply, Admission):
@@ -226,8 +227,6 @@ class KdcServer:
             else:
                 # Committed, and longer than a packet: as a reply that was lost (PROTOCOL 5.5).
                 transaction.forget()
-        else:
-            transaction.respond(ACCESS_ACCEPT, attributes)
 
 
 def decision_of(ask: Settleable, admission: Admission, record: Record) -> Decision:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, Final
 
@@ -14,7 +14,16 @@ from typing import Any, Final
 GROWTH_BOUND_KB: Final = 16 * 1024
 # Counters of a RADIUS server that do not say what became of a packet received.
 _NOT_RECEIVED: Final = frozenset(
-    {"radius.accepts", "radius.challenges", "radius.rejects", "radius.abandoned"}
+    {
+        "radius.accepts",
+        "radius.challenges",
+        "radius.rejects",
+        "radius.abandoned",
+        "radius.over_limit",
+        "radius.reject_too_long",
+        "radius.rejects_delayed",
+        "radius.rejects_not_delayed",
+    }
 )
 _NOT_VERIFIED: Final = (
     "radius.malformed",
@@ -23,6 +32,7 @@ _NOT_VERIFIED: Final = (
     "radius.unsupported",
 )
 _FORWARDED: Final = ("radius_client.sent", "radius_client.retransmitted")
+_SENDS: Final = 3  # of one request, where the server is slow to answer
 
 Counters = Mapping[str, int]
 
@@ -73,6 +83,16 @@ class Figures:
             raise Unanswered(f"packets without a counter, or with two: {self}")
         if self.growth_kb > GROWTH_BOUND_KB:
             raise Unanswered(f"memory grows by more than {GROWTH_BOUND_KB} kB: {self}")
+
+    def forwarded_of(self, requests: int) -> Figures:
+        """These, where so many requests came from another process that cannot tell its sends.
+
+        What is not ours is theirs, within what they may have sent; raises `Unanswered`.
+        """
+        forwarded = self.received + self.dropped - self.sent
+        if not requests <= forwarded <= _SENDS * requests:
+            raise Unanswered(f"{requests} forwarded requests do not explain {forwarded}: {self}")
+        return replace(self, forwarded=forwarded)
 
     def __str__(self) -> str:
         return (
