@@ -199,6 +199,7 @@ class Storm:
                 dropped=dropped,
                 growth_kb=growth_kb,
                 counters=told[name],
+                is_proxy=any(front.target.forwards_to is not None for front in fronts),
                 stream=any(front.target.tls is not None for front in fronts),
             )
             for target in apart:

@@ -12,6 +12,10 @@ from typing import Any, Final
 # allocator's and the database client's, 1 to 4 MB as measured.  What a server keeps on purpose is
 # bounded: duplicates of ten seconds, names, pools.
 GROWTH_BOUND_KB: Final = 16 * 1024
+# What a proxy has under way beside that: at the limit of 500 requests a second for a client some
+# 1,500 wait for an answer that never comes, each with all its attributes.  How many there have been
+# depends on how fast a machine sends; measured, memory stays then where it has once been.
+UNDER_WAY_KB: Final = 24 * 1024
 # Counters of a RADIUS server that do not say what became of a packet received.
 _NOT_RECEIVED: Final = frozenset(
     {
@@ -30,6 +34,7 @@ _NOT_VERIFIED: Final = (
     "radius.bad_authenticator",
     "radius.unknown_client",
     "radius.unsupported",
+    "radius.over_limit",  # verified, and counted among the requests as well
 )
 _FORWARDED: Final = ("radius_client.sent", "radius_client.retransmitted")
 _SENDS: Final = 3  # of one request, where the server is slow to answer
@@ -53,6 +58,7 @@ class Figures:
     dropped: int  # by the kernel
     growth_kb: int  # since the warm-up
     counters: Counters = field(default_factory=dict)  # of the server
+    is_proxy: bool = False
     stream: bool = False  # a bad packet takes with it what stands behind it on its connection
 
     @property
@@ -81,8 +87,9 @@ class Figures:
         expected = self.sent + self.forwarded - self.dropped
         if self.received > expected or (self.received < expected and not self.stream):
             raise Unanswered(f"packets without a counter, or with two: {self}")
-        if self.growth_kb > GROWTH_BOUND_KB:
-            raise Unanswered(f"memory grows by more than {GROWTH_BOUND_KB} kB: {self}")
+        bound_kb = GROWTH_BOUND_KB + (UNDER_WAY_KB if self.is_proxy else 0)
+        if self.growth_kb > bound_kb:
+            raise Unanswered(f"memory grows by more than {bound_kb} kB: {self}")
 
     def forwarded_of(self, requests: int) -> Figures:
         """These, where so many requests came from another process that cannot tell its sends.
