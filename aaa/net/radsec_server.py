@@ -14,6 +14,7 @@ from collections.abc import Callable
 
 import structlog
 
+from aaa.net.cycles import EndedConnections
 from aaa.net.limited_log import LimitedLog
 from aaa.net.observing import UNOBSERVED, Hop, Observer
 from aaa.net.packet_connection import SHUTDOWN_S
@@ -70,11 +71,13 @@ class RadsecServer:
         self._limited = LimitedLog(log)  # who comes again and again has one line in a while
         self._connections: set[ServerConnection] = set()
         self._idle = asyncio.Event()  # set whenever no transaction may be in flight
+        self._ended = EndedConnections()
         self._acceptor = TlsAcceptor(
             self._handshake,
             counters,
             maximum=self.limits.handshakes,
             has_room=lambda: len(self._connections) < self.limits.connections,
+            ended=self._ended,
         )
         self._sweep_every_s = min(self.limits.idle_s, self.limits.stall_s) / 4
         self._sweeper = self._loop.call_later(self._sweep_every_s, self._sweep)
@@ -248,6 +251,7 @@ class RadsecServer:
 
     def on_lost(self, connection: ServerConnection) -> None:
         self._connections.discard(connection)
+        self._ended.add()
         self.on_finished()
 
     def on_finished(self) -> None:
