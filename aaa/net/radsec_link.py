@@ -236,14 +236,14 @@ class Link(PacketConnection):
 
         Reading does not stop where there is none: the responses to us come the same way.  Nothing
         is answered to a server that does not read, or its requests alone would fill our memory.
+        Nor is a request a sign of life: one that asks and answers nothing is as good as dead.
         """
         request = self.form.verify_request(packet)
         self._show(request.octets, "received")
-        self.last_received = self._loop.time()
         if self._is_unread or self._incoming.in_flight >= REQUESTS_IN_FLIGHT:
             self._counters.add(names.OVERLOAD)
             return []
-        begun = self._incoming.begin(self, self._owner.peer, request, self.last_received)
+        begun = self._incoming.begin(self, self._owner.peer, request, self._loop.time())
         if isinstance(begun, bytes):
             self._put(begun)
         elif begun is not None:

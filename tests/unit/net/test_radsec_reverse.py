@@ -10,6 +10,7 @@ import pytest
 from aaa.net import radsec_reverse
 from aaa.net.observing import Hop, Unobserved
 from aaa.net.radsec_client import RadsecClient
+from aaa.net.radsec_link import Watchdog
 from aaa.net.radsec_transactions import RadsecTransaction
 from aaa.radius import counters as names
 from aaa.radius.counters import Counters
@@ -185,6 +186,25 @@ async def test_a_server_that_asks_and_does_not_read_fills_no_memory(parties: Par
     before = heard
     connection.send(encode_request(DISCONNECT_REQUEST, 9, bytes(16), ENTRY, RADSEC_SECRET))
     await until(lambda: heard == before + 1)
+
+
+async def test_a_server_that_asks_and_answers_nothing_is_left(parties: Parties) -> None:
+    served, counters = parties.serve(port=TLS), Counters()
+    client = parties.client(
+        served.address, counters=counters, watchdog=Watchdog(owed_s=0.2, answer_s=0.3)
+    )
+    Reached(client, counters)
+    assert (await client.exchange(1, user("first"))).code == 2
+    connection = accepted(served.heard[0])
+    connection.stop_reading()
+    owed = asyncio.create_task(client.exchange(1, user("second"), deadline_s=5))
+    for number in itertools.cycle(range(256)):
+        if counters[names.RADSEC_CLIENT_SILENT] or owed.done():
+            break
+        connection.send(encode_request(DISCONNECT_REQUEST, number, bytes(16), ENTRY, RADSEC_SECRET))
+        await asyncio.sleep(0.02)
+    assert (await owed).code == 2  # by the next connection
+    assert counters[names.RADSEC_CLIENT_SILENT] == 1
 
 
 async def test_what_does_not_fit_takes_no_identifier(parties: Parties) -> None:
