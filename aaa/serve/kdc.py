@@ -104,7 +104,7 @@ class KdcServer:
         self._realm = realm
         self._vendor_id = vendor_id
         self._ticket_key = ticket_key
-        self._batches: Batches[Asked] = Batches(self._run)
+        self._batches: Batches[Asked] = Batches(self._run, lambda asked: asked[0].client.name)
 
     def on_requests(self, transactions: list[RadsecTransaction]) -> None:
         for transaction in transactions:
