@@ -16,6 +16,7 @@ from kdc.cli import (
     sa,
     subscriber,
     subscriber_import,
+    subscriber_keys,
     tls,
     transport_key,
 )
@@ -31,6 +32,8 @@ app = typer.Typer(
 app.add_typer(db.app, name="db")
 app.add_typer(kek.app, name="kek")
 subscriber_import.add_commands(subscriber.app)
+subscriber_keys.add_commands(subscriber.app)
+app.command()(subscriber_keys.enrol)
 app.add_typer(subscriber.app, name="subscriber")
 app.add_typer(transport_key.app, name="transport-key")
 app.add_typer(client.app, name="client")

@@ -205,8 +205,8 @@ class Subscriber:
 
 # A subscriber has two records while KEY0 is rotated: where it is registered need not be the newest.
 _OWN: Final = select(key0_records).where(key0_records.c.subscriber_id == subscribers.c.id)
-_newest = _OWN.order_by(key0_records.c.version.desc()).limit(1).lateral("newest")
-_where = (
+newest = _OWN.order_by(key0_records.c.version.desc()).limit(1).lateral("newest")
+_registered = (
     _OWN.order_by(key0_records.c.registered_until.desc().nulls_last(), key0_records.c.id)
     .limit(1)
     .lateral("registered")
@@ -221,12 +221,12 @@ _COLUMNS: Final = (
     subscribers.c.roam,
     cast(subscribers.c.internal_name, Text),
     subscribers.c.created_at,
-    _newest.c.static_spi,
-    func.cardinality(_newest.c.unspent),
-    _where.c.registered_until,
-    _where.c.current_fa,
-    _newest.c.version,
-    _newest.c.replaces.is_not(None),
+    newest.c.static_spi,
+    func.cardinality(newest.c.unspent),
+    _registered.c.registered_until,
+    _registered.c.current_fa,
+    newest.c.version,
+    newest.c.replaces.is_not(None),
 )
 
 
@@ -234,8 +234,8 @@ def _query() -> Select[Any]:
     return (
         select(*_COLUMNS)
         .select_from(subscribers)
-        .join(_newest, true())
-        .join(_where, true())
+        .join(newest, true())
+        .join(_registered, true())
         .order_by(subscribers.c.folded_nai)
     )
 
