@@ -75,14 +75,16 @@ def import_(  # noqa: PLR0913, PLR0917 - one option each
     chosen = _format(file, form)
     written = enrolments or file.with_name(file.name + ".enrolments")
     told = report or file.with_name(file.name + ".report")
+    if file.resolve() in (written.resolve(), told.resolve()):
+        raise typer.BadParameter("expected --enrolments and --report to be other files than FILE")
     options = json.dumps(
         {
             "format": chosen,
             "update": update,
             "transport_key": transport_key,
             "keys_in_clear": keys_in_clear,
-            "enrolments": str(written.absolute()),
-            "report": str(told.absolute()),
+            "enrolments": str(written.resolve()),
+            "report": str(told.resolve()),
         }
     )
     with keyed(config) as (settings, connection, keyring), file.open("rb") as opened:

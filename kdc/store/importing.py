@@ -15,9 +15,11 @@ from typing import Any, Final
 
 import psycopg
 from psycopg import errors
-from sqlalchemy import Connection, bindparam, insert, select, text, update
+from sqlalchemy import Connection, bindparam, cast, insert, select, text, update
+from sqlalchemy.dialects.postgresql import JSON
 from sqlalchemy.exc import IntegrityError
 
+from kdc.crypto.kek import RowSealBroken
 from kdc.crypto.key0 import KEY0_OCTETS
 from kdc.errors import LocalError
 from kdc.model import Secret
@@ -110,13 +112,23 @@ def begin(
 ) -> Progress:
     """The unfinished import of this very file, else a new one.
 
-    Raises `LocalError` where it was begun with other options, which would be another import.
+    `options` is a JSON object and names the file of `enrolments`.  Raises `LocalError` where it was
+    begun with other ones, and where another import is not finished that writes to the same file.
     """
-    mine = (subscriber_imports.c.source_digest == digest) & (
-        subscriber_imports.c.finished_at.is_(None)
-    )
+    unfinished = subscriber_imports.c.finished_at.is_(None)
+    mine = (subscriber_imports.c.source_digest == digest) & unfinished
+    # Whoever goes on with it would cut off what we write behind it.
+    written = json.loads(options)["enrolments"]
+    rival = (cast(subscriber_imports.c.options, JSON)["enrolments"].astext == written) & unfinished
     if restart:
-        connection.execute(update(subscriber_imports).where(mine).values(finished_at=text("now()")))
+        ended = update(subscriber_imports).where(mine | rival)
+        connection.execute(ended.values(finished_at=text("now()")))
+    if connection.execute(select(subscriber_imports.c.id).where(rival & ~mine)).first():
+        connection.rollback()
+        raise LocalError(
+            f"an import of another file that writes to {written} is not finished: finish it,"
+            " name other --enrolments, or --restart, which abandons it"
+        )
     row = connection.execute(select(subscriber_imports).where(mine)).mappings().first()
     if row is not None and row["options"] != options:
         connection.rollback()
@@ -317,13 +329,16 @@ def _differences(line: Line, known: Any, keyring: Keyring) -> list[str]:
 
 
 def _is_stored_key(key0: Secret, known: Any, keyring: Keyring) -> bool:
-    """Raises `RowSealBroken`: an import does not pass over a damaged row."""
+    """Not, where the stored one does not open: one damaged row stops no import."""
     seal = keyring.find(known["data_key_id"])
     if seal is None:
         return False
     record_id = known["record_id"]
     sealed = bytes(known["sealed_key0"])
-    return seal.open(sealed, column=KEY0_COLUMN, row=record_id, owner=record_id) == key0
+    try:
+        return seal.open(sealed, column=KEY0_COLUMN, row=record_id, owner=record_id) == key0
+    except RowSealBroken:
+        return False
 
 
 def _update(connection: Connection, changed: Sequence[dict[str, Any]]) -> None:

@@ -277,6 +277,62 @@ def test_an_import_that_was_begun_goes_on_only_as_it_was(domains: Domains) -> No
     assert _counts(domains.kdc(*IMPORT, file, "--restart", "--json", *HOME)) == {"unchanged": 1}
 
 
+def test_another_file_does_not_write_behind_an_import_that_may_go_on(domains: Domains) -> None:
+    """Else the first, going on, would cut off the keys of the second."""
+    into = ("--enrolments", "keys.jsonl")
+    first = _write(domains, "p.jsonl", [{"nai": "a@home.example"}])
+    second = _write(domains, "q.jsonl", [{"nai": "b@home.example"}])
+    domains.kdc(*IMPORT, first, *into, *HOME)
+    with _plain(domains) as plain:
+        plain.execute("UPDATE subscriber_imports SET finished_at = NULL")
+    assert "not finished" in domains.kdc(*IMPORT, second, *into, *HOME, expect=1)
+    assert _counts(domains.kdc(*IMPORT, first, *into, "--json", *HOME)) == {"added": 1}
+    domains.kdc(*IMPORT, second, *into, *HOME)
+    names = [item["nai"] for item in _lines(domains, "keys.jsonl")]
+    assert names == ["a@home.example", "b@home.example"]
+    (domains.folder / second).chmod(0o600)
+    content = (domains.folder / second).read_bytes()
+    for option in ("--report", "--enrolments"):
+        domains.kdc(*IMPORT, second, option, second, *HOME, expect=2)
+    assert (domains.folder / second).read_bytes() == content
+
+
+def test_a_connection_that_is_cut_is_one_line_and_the_same_command_goes_on(
+    domains: Domains,
+) -> None:
+    count = 30_000
+    file = _write(domains, "p.jsonl", [{"nai": f"mn{i:06d}@home.example"} for i in range(count)])
+    command = [sys.executable, "-m", "kdc", *IMPORT, file, "--json", *HOME]
+    running = subprocess.Popen(
+        command, cwd=domains.folder, env=domains.environment, stderr=subprocess.PIPE, text=True
+    )
+    _wait_for_more(domains, 0)
+    with _plain(domains) as plain:
+        plain.execute(
+            "SELECT pg_terminate_backend(pid) FROM pg_stat_activity"
+            " WHERE datname = current_database() AND pid <> pg_backend_pid()"
+        )
+    _, told = running.communicate(timeout=60)
+    assert running.returncode == 1 and len(told.splitlines()) == 1, told
+    assert _counts(domains.kdc(*IMPORT, file, "--json", *HOME)) == {"added": count}
+    assert len({item["nai"] for item in _lines(domains, "p.jsonl.enrolments")}) == count
+    assert len(_lines(domains, "p.jsonl.enrolments")) == _subscribers(domains) == count
+
+
+def test_a_stored_key_that_does_not_open_costs_its_line_alone(domains: Domains) -> None:
+    keys = [secrets.token_hex(32) for _ in range(2)]
+    file = _write(
+        domains, "p.jsonl", [{"nai": f"mn{i}@home.example", "key0": keys[i]} for i in range(2)]
+    )
+    domains.kdc(*IMPORT, file, "--keys-in-clear", *HOME)
+    with _plain(domains) as plain:
+        plain.execute(
+            "UPDATE key0_records SET sealed_key0 = set_byte(sealed_key0, 20, 7) || 'x' WHERE id = 1"
+        )
+    printed = domains.run("kdc", *IMPORT, file, "--keys-in-clear", "--json", *HOME)
+    assert _counts(printed.stdout) == {"unchanged": 1, "differing": 1}
+
+
 def _wait_for_more(domains: Domains, than: int) -> None:
     for _ in range(1000):
         if _subscribers(domains) > than:
