@@ -141,13 +141,14 @@ def _add_chunk(
 
 def free_spis(connection: Connection, count: int, entropy: Entropy) -> list[int]:
     """KEY0 SPIs that nobody has; another node may still take one before these are committed."""
-    free: list[int] = []
+    free: dict[int, None] = {}
+    query = select(key0_spis.c.spi).where(key0_spis.c.spi == any_(bindparam("drawn")))
     while len(free) < count:
-        drawn = draw_key0_spis(count + _SPARE_SPIS, entropy)
-        query = select(key0_spis.c.spi).where(key0_spis.c.spi == any_(bindparam("drawn")))
+        # What is free is kept: with millions of subscribers some of each draw are taken.
+        drawn = draw_key0_spis(count - len(free) + _SPARE_SPIS, entropy)
         taken = {row[0] for row in connection.execute(query, {"drawn": list(drawn)})}
-        free = [spi for spi in drawn if spi not in taken]
-    return free[:count]
+        free |= dict.fromkeys(spi for spi in drawn if spi not in taken)
+    return list(free)[:count]
 
 
 def draw_ids(connection: Connection, table: str, count: int) -> list[int]:

@@ -372,3 +372,24 @@ def _now_of(home: Home, enrolment: Enrolment) -> Enrolment:
         str(enrolment.nai),
     )
     return replace(enrolment, spis=tuple(unspent) or enrolment.spis)
+
+
+def test_spis_are_found_where_many_are_taken(home: Home) -> None:
+    """With millions of subscribers some of each draw are taken: the rest of it is kept."""
+    taken = 70_000
+    home.run(
+        "INSERT INTO key0_spis (spi, record_id)"
+        f" SELECT spi, 0 FROM generate_series({2**16}, {2**16 + taken - 1}) AS spi"
+    )
+    draws = 0
+
+    def entropy(octets: int) -> bytes:
+        """Half of all numbers are taken ones."""
+        nonlocal draws
+        draws += 1
+        first = 2**16 + (secrets.randbelow(taken) if draws % 2 else taken + draws)
+        return first.to_bytes(octets, "big")
+
+    with administration(home.conninfo) as connection:
+        found = subscribers.free_spis(connection, 2000, entropy)
+    assert len(set(found)) == 2000 and min(found) >= 2**16 + taken and draws < 10_000
