@@ -99,6 +99,8 @@ class SubscriberFile:
             return Line(number, end, read_row(self._fields(octets), self._rules), None)
         except UnicodeDecodeError:
             return Line(number, end, None, "expected UTF-8")
+        except RecursionError:
+            return Line(number, end, None, "expected a JSON object without nesting")
         except (LocalError, RemoteError, ValueError) as error:
             return Line(number, end, None, _reason(error))
 

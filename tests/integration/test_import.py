@@ -97,14 +97,17 @@ def test_each_bad_line_is_named_with_its_reason_and_costs_no_other(domains: Doma
             {"nai": "i@home.example", "roam": [1]},
             {"nai": 7},
             {"nai": "nul\0@home.example"},
+            "[" * 60000,
+            '{"nai": "\\ud800@home.example"}',
+            '{"nai": "j@home.example", "roam": ["\\ud800"], "static_spi": 1e999}',
             {"nai": "last@home.example"},
         ],
     )
     printed = domains.run("kdc", *IMPORT, file, "--json", *HOME)
     assert printed.returncode == 1 and len(printed.stderr.splitlines()) == 1
-    assert _counts(printed.stdout) == {"added": 2, "bad": 14}
+    assert _counts(printed.stdout) == {"added": 2, "bad": 17}
     told = {item["line"]: item["reason"] for item in _lines(domains, "p.jsonl.report")}
-    assert set(told) == {2, 3, 4, *range(6, 17)}
+    assert set(told) == {2, 3, 4, *range(6, 20)}
     assert "--keys-in-clear" in told[8] and "--transport-key" in told[9]
     assert "65536" in told[13] and "dynamic" in told[12]
     assert key not in json.dumps(told) + printed.stderr
