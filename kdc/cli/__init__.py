@@ -8,7 +8,19 @@ from importlib.metadata import entry_points
 import typer
 from rich.console import Console
 
-from kdc.cli import accounting, client, db, disconnect, kek, sa, subscriber, tls
+from kdc.cli import (
+    accounting,
+    client,
+    db,
+    disconnect,
+    kek,
+    sa,
+    subscriber,
+    subscriber_import,
+    subscriber_keys,
+    tls,
+    transport_key,
+)
 from kdc.cli.session import ConfigOption
 from kdc.errors import LocalError, RoamkeyError
 
@@ -20,7 +32,11 @@ app = typer.Typer(
 )
 app.add_typer(db.app, name="db")
 app.add_typer(kek.app, name="kek")
+subscriber_import.add_commands(subscriber.app)
+subscriber_keys.add_commands(subscriber.app)
+app.command()(subscriber_keys.enrol)
 app.add_typer(subscriber.app, name="subscriber")
+app.add_typer(transport_key.app, name="transport-key")
 app.add_typer(client.app, name="client")
 app.add_typer(sa.app, name="sa")
 app.add_typer(accounting.app, name="session")

@@ -71,7 +71,7 @@ def add(  # noqa: PLR0913, PLR0917 - one option each
         with Progress(console=Console(stderr=True), disable=count < 5000) as progress:
             task = progress.add_task("adding subscribers", total=count)
             for enrolment in enrolments:
-                _print_enrolment(enrolment, as_json=as_json)
+                print_enrolment(enrolment, as_json=as_json)
                 progress.advance(task)
 
 
@@ -118,7 +118,8 @@ def enrolment_object(enrolment: Enrolment) -> dict[str, object]:
     }
 
 
-def _print_enrolment(enrolment: Enrolment, *, as_json: bool) -> None:
+def print_enrolment(enrolment: Enrolment, *, as_json: bool) -> None:
+    """For a person, or as a line that `aaa mobile-node` reads."""
     content = enrolment_object(enrolment)
     if as_json:
         typer.echo(json.dumps(content))

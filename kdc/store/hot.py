@@ -22,7 +22,7 @@ from kdc.config import DatabaseSettings
 from kdc.crypto.kek import RowSeal, RowSealBroken
 from kdc.model import Secret
 from kdc.records import RecordChange, StoredRecord
-from kdc.store import rows
+from kdc.store import rotation, rows
 from kdc.store.database import administration, database
 from kdc.store.errors import DatabaseUnavailable, SpiTaken
 from kdc.store.keyring import KEK_VERSION, OUTCOME, OUTCOME_EPOCH_S, Keyring, read_kek
@@ -251,7 +251,7 @@ class Store:
     # --- housekeeping ---
 
     async def sweep(self) -> None:
-        """Erases outcome keys of past epochs, and truncates partitions in which all has expired.
+        """Erases outcome keys of past epochs and KEY0s whose grace is over; truncates what expired.
 
         Raises `DatabaseUnavailable`.
         """
@@ -268,9 +268,21 @@ class Store:
                     "UPDATE key0_records SET dynamic_address = NULL"
                     " WHERE dynamic_address IS NOT NULL AND registered_until < clock_timestamp()"
                 )
+                await _end_rotations(connection)
                 await _truncate_expired(connection, row[0])
         except (psycopg.Error, TimeoutError):
             raise DatabaseUnavailable("the database does not answer") from None
+
+
+async def _end_rotations(connection: Connection) -> None:
+    """Old versions of KEY0 whose time is over: no SPI leads to them, and they are erased."""
+    async with connection.transaction():
+        due = await (await connection.execute(rotation.DUE)).fetchall()
+        if due:
+            replaced = [row[1] for row in due]
+            await connection.execute(rotation.FREE_SPIS, (replaced,))
+            await connection.execute(rotation.ERASE, (replaced,))
+            await connection.execute(rotation.END, ([row[0] for row in due],))
 
 
 async def _truncate_expired(connection: Connection, clock: float) -> None:

@@ -132,6 +132,8 @@ key0_records = Table(
     Column("dynamic_address", INET, unique=True),
     Column("registered_until", DateTime(timezone=True)),
     Column("revision", BigInteger, nullable=False, server_default=text("0")),
+    Column("version", Integer, nullable=False, server_default=text("1")),
+    Column("replaces", BigInteger),  # the record before, until a registration uses this one
     CheckConstraint("cardinality(unspent) <= 4", name="unspent"),
     postgresql_with={"fillfactor": "70"},
 )
@@ -190,6 +192,66 @@ associations = Table(
     CheckConstraint("pair BETWEEN 1 AND 4", name="pair"),
     CheckConstraint("(data_key_id IS NULL) = (sealed_keys IS NULL)", name="sealed"),
     postgresql_partition_by="RANGE (spi)",
+)
+
+# A rotation is over when the new record is first used (a trigger: migrations/versions/0005) or
+# when its time is.  The newest record of a subscriber is the one with the greatest version.
+key0_rotations = Table(
+    "key0_rotations",
+    metadata,
+    Column("record_id", BigInteger, primary_key=True, autoincrement=False),
+    Column("replaced_id", BigInteger, nullable=False),
+    Column("started_at", DateTime(timezone=True), nullable=False, server_default=_now),
+    Column("valid_until", DateTime(timezone=True), nullable=False),
+    Column("ended_at", DateTime(timezone=True)),
+    Index("ix_key0_rotations_open", "valid_until", postgresql_where=text("ended_at IS NULL")),
+)
+
+enrolment_codes = Table(
+    "enrolment_codes",
+    metadata,
+    Column("code_hash", LargeBinary, primary_key=True),
+    Column("record_id", BigInteger, nullable=False, index=True),
+    Column("created_at", DateTime(timezone=True), nullable=False, server_default=_now),
+    Column("expires_at", DateTime(timezone=True), nullable=False),
+    Column("used_at", DateTime(timezone=True)),
+    Column("refused", BigInteger, nullable=False, server_default=text("0")),
+)
+
+transport_keys = Table(
+    "transport_keys",
+    metadata,
+    Column("id", BigInteger, Identity(always=False), primary_key=True),
+    Column("name", Text, nullable=False, unique=True),
+    Column("data_key_id", BigInteger, ForeignKey("data_keys.id"), nullable=False),
+    Column("sealed_key", LargeBinary, nullable=False),
+    Column("created_at", DateTime(timezone=True), nullable=False, server_default=_now),
+)
+
+# How far an import has come: written in the transaction of what it says.
+subscriber_imports = Table(
+    "subscriber_imports",
+    metadata,
+    Column("id", BigInteger, Identity(always=True), primary_key=True),
+    Column("source_digest", LargeBinary, nullable=False),
+    Column("options", Text, nullable=False),
+    Column("next_octet", BigInteger, nullable=False, server_default=text("0")),
+    Column("next_line", BigInteger, nullable=False, server_default=text("1")),
+    Column("added", BigInteger, nullable=False, server_default=text("0")),
+    Column("unchanged", BigInteger, nullable=False, server_default=text("0")),
+    Column("updated", BigInteger, nullable=False, server_default=text("0")),
+    Column("differing", BigInteger, nullable=False, server_default=text("0")),
+    Column("bad", BigInteger, nullable=False, server_default=text("0")),
+    Column("enrolments_octets", BigInteger, nullable=False, server_default=text("0")),
+    Column("report_octets", BigInteger, nullable=False, server_default=text("0")),
+    Column("started_at", DateTime(timezone=True), nullable=False, server_default=_now),
+    Column("finished_at", DateTime(timezone=True)),
+    Index(
+        "uq_subscriber_imports_source_digest",
+        "source_digest",
+        unique=True,
+        postgresql_where=text("finished_at IS NULL"),
+    ),
 )
 
 radius_clients_revision = Sequence(

@@ -8,9 +8,23 @@ from datetime import datetime
 from ipaddress import IPv4Address
 from typing import Any, Final
 
-from sqlalchemy import Connection, Text, any_, bindparam, cast, func, insert, select, text, update
+from sqlalchemy import (
+    Connection,
+    Select,
+    Text,
+    any_,
+    bindparam,
+    cast,
+    func,
+    insert,
+    select,
+    text,
+    true,
+    update,
+)
 from sqlalchemy.exc import IntegrityError
 
+from kdc.crypto.key0 import KEY0_OCTETS
 from kdc.errors import LocalError
 from kdc.model import Enrolment, HomeAddressKind, Nai, Secret
 from kdc.records import UNSPENT_SPIS
@@ -22,7 +36,6 @@ from kdc.store.schema import key0_records, key0_spis, subscribers
 ACTIVE: Final = "active"
 SUSPENDED: Final = "suspended"
 REVOKED: Final = "revoked"  # for good
-_KEY0_OCTETS: Final = 32
 _ROWS_AT_ONCE: Final = 1000
 _ATTEMPTS: Final = 5
 _SPARE_SPIS: Final = 64
@@ -95,16 +108,16 @@ def add(
 def _add_chunk(
     connection: Connection, chunk: Sequence[Subscription], keyring: Keyring, entropy: Entropy
 ) -> list[Enrolment]:
-    subscriber_ids = _draw_ids(connection, "subscribers", len(chunk))
-    record_ids = _draw_ids(connection, "key0_records", len(chunk))
+    subscriber_ids = draw_ids(connection, "subscribers", len(chunk))
+    record_ids = draw_ids(connection, "key0_records", len(chunk))
     connection.execute(
         insert(subscribers),
-        [_subscriber_row(*row) for row in zip(chunk, subscriber_ids, strict=True)],
+        [subscriber_row(*row) for row in zip(chunk, subscriber_ids, strict=True)],
     )
-    spis = iter(_free_spis(connection, UNSPENT_SPIS * len(chunk), entropy))
+    spis = iter(free_spis(connection, UNSPENT_SPIS * len(chunk), entropy))
     records, spi_rows, enrolments = [], [], []
     for item, subscriber_id, record_id in zip(chunk, subscriber_ids, record_ids, strict=True):
-        key0 = Secret(entropy(_KEY0_OCTETS))
+        key0 = Secret(entropy(KEY0_OCTETS))
         own = tuple(next(spis) for _ in range(1 if item.static_spi else UNSPENT_SPIS))
         key_id, sealed = seal_key0(key0, record_id, keyring, entropy)
         records.append(
@@ -126,18 +139,19 @@ def _add_chunk(
     return enrolments
 
 
-def _free_spis(connection: Connection, count: int, entropy: Entropy) -> list[int]:
+def free_spis(connection: Connection, count: int, entropy: Entropy) -> list[int]:
     """KEY0 SPIs that nobody has; another node may still take one before these are committed."""
-    free: list[int] = []
+    free: dict[int, None] = {}
+    query = select(key0_spis.c.spi).where(key0_spis.c.spi == any_(bindparam("drawn")))
     while len(free) < count:
-        drawn = draw_key0_spis(count + _SPARE_SPIS, entropy)
-        query = select(key0_spis.c.spi).where(key0_spis.c.spi == any_(bindparam("drawn")))
+        # What is free is kept: with millions of subscribers some of each draw are taken.
+        drawn = draw_key0_spis(count - len(free) + _SPARE_SPIS, entropy)
         taken = {row[0] for row in connection.execute(query, {"drawn": list(drawn)})}
-        free = [spi for spi in drawn if spi not in taken]
-    return free[:count]
+        free |= dict.fromkeys(spi for spi in drawn if spi not in taken)
+    return list(free)[:count]
 
 
-def _draw_ids(connection: Connection, table: str, count: int) -> list[int]:
+def draw_ids(connection: Connection, table: str, count: int) -> list[int]:
     """Primary keys before the rows are written: the seal of KEY0 binds its record's."""
     query = text(
         "SELECT nextval(pg_get_serial_sequence(:table, 'id')) FROM generate_series(1, :count)"
@@ -145,7 +159,8 @@ def _draw_ids(connection: Connection, table: str, count: int) -> list[int]:
     return [row[0] for row in connection.execute(query, {"table": table, "count": count})]
 
 
-def _subscriber_row(item: Subscription, subscriber_id: int) -> dict[str, Any]:
+def subscriber_row(item: Subscription, subscriber_id: int) -> dict[str, Any]:
+    """What the table of subscribers has of it."""
     address = item.home_address
     if address is None and item.home_address_kind is not HomeAddressKind.DYNAMIC:
         # One each, out of 10.0.0.0/8: what a home without an addressing plan of its own wants.
@@ -185,8 +200,18 @@ class Subscriber:
     unspent_spis: int
     registered_until: datetime | None
     current_fa: str | None
+    key_version: int
+    rotating: bool  # the version before is valid too, until this one is used
 
 
+# A subscriber has two records while KEY0 is rotated: where it is registered need not be the newest.
+_OWN: Final = select(key0_records).where(key0_records.c.subscriber_id == subscribers.c.id)
+newest = _OWN.order_by(key0_records.c.version.desc()).limit(1).lateral("newest")
+_registered = (
+    _OWN.order_by(key0_records.c.registered_until.desc().nulls_last(), key0_records.c.id)
+    .limit(1)
+    .lateral("registered")
+)
 _COLUMNS: Final = (
     subscribers.c.nai,
     subscribers.c.status,
@@ -197,33 +222,37 @@ _COLUMNS: Final = (
     subscribers.c.roam,
     cast(subscribers.c.internal_name, Text),
     subscribers.c.created_at,
-    key0_records.c.static_spi,
-    func.cardinality(key0_records.c.unspent),
-    key0_records.c.registered_until,
-    key0_records.c.current_fa,
+    newest.c.static_spi,
+    func.cardinality(newest.c.unspent),
+    _registered.c.registered_until,
+    _registered.c.current_fa,
+    newest.c.version,
+    newest.c.replaces.is_not(None),
 )
 
 
-def list_all(connection: Connection, *, limit: int | None = None) -> Iterator[Subscriber]:
-    """Subscribers by name."""
-    query = (
+def _query() -> Select[Any]:
+    return (
         select(*_COLUMNS)
-        .join(key0_records, key0_records.c.subscriber_id == subscribers.c.id)
+        .select_from(subscribers)
+        .join(newest, true())
+        .join(_registered, true())
         .order_by(subscribers.c.folded_nai)
-        .limit(limit)
     )
+
+
+def list_all(
+    connection: Connection, *, limit: int | None = None, after: str = ""
+) -> Iterator[Subscriber]:
+    """Subscribers by name, those behind the folded name `after`."""
+    query = _query().where(subscribers.c.folded_nai > after).limit(limit)
     for row in connection.execution_options(yield_per=1000).execute(query):
         yield Subscriber(*row)
 
 
 def load(connection: Connection, nai: Nai) -> Subscriber:
     """Raises `SubscriberUnknown`."""
-    query = (
-        select(*_COLUMNS)
-        .join(key0_records, key0_records.c.subscriber_id == subscribers.c.id)
-        .where(subscribers.c.folded_nai == fold(nai))
-    )
-    row = connection.execute(query).first()
+    row = connection.execute(_query().where(subscribers.c.folded_nai == fold(nai))).first()
     if row is None:
         raise SubscriberUnknown(f"no subscriber is called {nai}")
     return Subscriber(*row)

@@ -21,7 +21,7 @@ from kdc.crypto.kek import kek_check_value
 from kdc.errors import LocalError
 from kdc.model import Nai, Secret
 from kdc.records import Record, RecordChange
-from kdc.store import SchemaMismatch, WrongKek, migrate, rows, subscribers
+from kdc.store import SchemaMismatch, WrongKek, migrate, rotation, rows, subscribers
 from kdc.store.database import administration
 from kdc.store.keyring import CLIENT, Keyring
 from kdc.store.subscribers import Subscription
@@ -113,6 +113,11 @@ def test_a_database_that_is_in_use_is_brought_here_step_by_step_and_back(
             migrate.migrate_to(connection, revision)
             assert migrate.current_revision(connection) == revision
     assert _everything(empty) == before
+    with administration(empty) as connection:
+        migrate.migrate_to(connection, "0005")
+    after = _everything(empty)
+    # Each record is its subscriber's first version and replaces none.
+    assert [row.removesuffix(",1,)") + ")" if ",1,)" in row else row for row in after] == before
     with psycopg.connect(empty, autocommit=True) as plain:
         valid = plain.execute(
             "SELECT bool_and(convalidated) FROM pg_constraint WHERE contype = 'c'"
@@ -146,6 +151,30 @@ def test_no_release_brings_back_who_is_revoked(empty: str, postgres: PostgresSer
             with pytest.raises(psycopg.errors.CheckViolation, match="final"):
                 plain.execute(resume.replace("active", status))
         plain.execute("UPDATE subscribers SET status = 'revoked', roam = NULL")
+
+
+def test_a_rotation_under_way_goes_back_to_the_version_in_use(
+    empty: str, postgres: PostgresServer
+) -> None:
+    spis = _populate_at_0001(empty, postgres)
+    _upgrade(empty, postgres)
+    with administration(empty) as connection:
+        keyring = migrate.load_keyring(connection, postgres.kek)
+        rotation.rotate(
+            connection,
+            Nai.parse("alice@home.example"),
+            keyring,
+            grace_s=60,
+            entropy=secrets.token_bytes,
+        )
+        migrate.downgrade(connection, "0004")
+    with psycopg.connect(empty) as plain:
+        assert plain.execute("SELECT count(*) FROM key0_records").fetchone() == (2,)
+        left = plain.execute("SELECT spi FROM key0_spis WHERE record_id = 1").fetchall()
+    assert [row[0] for row in left] == spis
+    _upgrade(empty, postgres)
+    with administration(empty) as connection:
+        migrate.check(connection)
 
 
 def test_a_database_of_the_release_before_gets_the_new_data_key_and_keeps_its_own(
