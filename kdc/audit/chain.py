@@ -32,7 +32,7 @@ class Entry(NamedTuple):
     writer: int
     sequence: int  # from 1
     at_us: int
-    count: int
+    size: int  # items that the tree is over
     root: bytes
     absent: bytes  # for each: position (2 octets), leaf hash (32)
     previous: bytes
@@ -70,7 +70,7 @@ def first_hash(writer: int, kind: str) -> bytes:
 
 def entry_hash(entry: Entry, *, previous: bytes, sequence: int) -> bytes:
     """The hash that `entry` has to have as number `sequence` behind `previous`."""
-    numbers = _NUMBERS.pack(entry.writer, sequence, entry.at_us, entry.count)
+    numbers = _NUMBERS.pack(entry.writer, sequence, entry.at_us, entry.size)
     octets = ENTRY_LABEL + previous + numbers + entry.root + entry.absent
     return hashlib.sha256(octets).digest()
 
@@ -88,14 +88,10 @@ def read_absent(octets: bytes) -> dict[int, bytes]:
 # --- checkpoints: written and read ---
 
 
-def write_checkpoint(
-    number: int, previous: bytes, at_us: int, heads: Mapping[int, Head]
-) -> bytes:
+def write_checkpoint(number: int, previous: bytes, at_us: int, heads: Mapping[int, Head]) -> bytes:
     """The octets to sign; `previous` is the hash of the checkpoint before, 32 zeros for none."""
     body = (_HEAD.pack(writer, *heads[writer]) for writer in sorted(heads))
-    return b"".join(
-        (_CHECKPOINT_LABEL, previous, _HEADER.pack(number, at_us, len(heads)), *body)
-    )
+    return b"".join((_CHECKPOINT_LABEL, previous, _HEADER.pack(number, at_us, len(heads)), *body))
 
 
 class CheckpointBody(NamedTuple):

@@ -83,7 +83,7 @@ class Checker:
         checkpoints: Sequence[Checkpoint] = (),
         public_keys: Sequence[bytes] = (),
         *,
-        progress: Callable[[int], None] = lambda items: None,
+        progress: Callable[[int], None] = lambda _items: None,
     ) -> None:
         self._kinds = kinds
         self._checkpoints = checkpoints
@@ -101,12 +101,7 @@ class Checker:
             self._check_checkpoints()
             for group, following in _with_following(groups):
                 self._check_group(group, following)
-            for (writer, sequence), _ in sorted(self._anchors.items()):
-                raise _Found(
-                    Finding(
-                        Fault.REMOVED, "entry", writer, sequence, text="a checkpoint has signed it"
-                    )
-                )
+            self._check_ends()
         except _Found as found:
             self.report.finding = found.finding
         return self.report
@@ -136,6 +131,13 @@ class Checker:
         if key is None:
             raise SignatureBroken("it is signed with a key that was not named")
         verify_signature(checkpoint.octets, checkpoint.signature, key)
+
+    def _check_ends(self) -> None:
+        """What a checkpoint has signed was met on the way, or the end of a chain is gone."""
+        if self._anchors:
+            writer, sequence = min(self._anchors)
+            text = "a checkpoint has signed it"
+            raise _Found(Finding(Fault.REMOVED, "entry", writer, sequence, text=text))
 
     # --- entries ---
 
@@ -193,16 +195,16 @@ class Checker:
             leaves = read_absent(entry.absent)
         except LocalError as error:
             raise _Found(_of_entry(Fault.EDITED, entry, str(error))) from None
-        if not items and entry.count > len(leaves) and entry.at_us < self._expired_before_us:
+        if not items and entry.size > len(leaves) and entry.at_us < self._expired_before_us:
             self.report.expired += 1
             return
         for item in items:
-            if item.position in leaves or not 0 <= item.position < entry.count:
+            if item.position in leaves or not 0 <= item.position < entry.size:
                 raise _Found(_of_item(Fault.INSERTED, entry, item))
             if item.at_us is not None and item.at_us != entry.at_us:
                 raise _Found(_of_item(Fault.EDITED, entry, item, "its time is another one"))
             leaves[item.position] = leaf_hash(item.item.octets())
-        for position in range(entry.count):
+        for position in range(entry.size):
             if position not in leaves:
                 raise _Found(
                     Finding(
@@ -210,7 +212,7 @@ class Checker:
                         position, entry.at_us,
                     )
                 )  # fmt: skip
-        if merkle_root([leaves[position] for position in range(entry.count)]) != entry.root:
+        if merkle_root([leaves[position] for position in range(entry.size)]) != entry.root:
             raise _Found(_explain_items(entry, items))
         self._note_retention(entry, items)
 
@@ -241,10 +243,10 @@ def _explain_items(entry: Entry, items: Sequence[Placed]) -> Finding:
     """The root tells that something is not as it was; which one, where it can be told."""
     ordered = sorted(items, key=lambda placed: getattr(placed.item, "record_id", 0))
     leaves = read_absent(entry.absent)
-    positions = [p for p in range(entry.count) if p not in leaves]
+    positions = [p for p in range(entry.size) if p not in leaves]
     for position, placed in zip(positions, ordered, strict=True):
         leaves[position] = leaf_hash(placed.item.octets())
-    if merkle_root([leaves[position] for position in range(entry.count)]) == entry.root:
+    if merkle_root([leaves[position] for position in range(entry.size)]) == entry.root:
         moved = next(p for p, o in zip(items, ordered, strict=True) if p is not o)
         return _of_item(Fault.REORDERED, entry, moved)
     names = sorted({_NAMES[type(placed.item)] for placed in items})

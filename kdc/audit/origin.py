@@ -7,13 +7,13 @@ from typing import Final
 from kdc.audit.chain import Entry, entry_hash
 from kdc.audit.finding import Fault, Finding
 
-_FARTHEST: Final = 1_000_000  # numbers away from its place that an entry is looked for
+_FARTHEST: Final = 100_000  # numbers away from its place that an entry is looked for
 
 
 def explain_entry(
     entry: Entry, following: Entry | None, last: Entry | None, head: bytes, before_last: bytes
 ) -> Finding:
-    """`entry` is not what follows `last`, whose hash is `head`; `following` is of the same chain."""
+    """`entry` does not follow `last`, whose hash is `head`; `following` is of the same chain."""
     place = entry.sequence
     if _made_as(entry, entry.previous, place):
         # It is as it was made, so that what stands before it is not.

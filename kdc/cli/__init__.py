@@ -8,7 +8,7 @@ from importlib.metadata import entry_points
 import typer
 from rich.console import Console
 
-from kdc.cli import accounting, client, db, kek, sa, subscriber, tls
+from kdc.cli import accounting, audit, client, db, kek, sa, subscriber, tls
 from kdc.cli.session import ConfigOption
 from kdc.errors import RoamkeyError
 
@@ -24,6 +24,7 @@ app.add_typer(subscriber.app, name="subscriber")
 app.add_typer(client.app, name="client")
 app.add_typer(sa.app, name="sa")
 app.add_typer(accounting.app, name="session")
+app.add_typer(audit.app, name="audit")
 app.add_typer(tls.app, name="tls")
 
 

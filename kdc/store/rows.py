@@ -46,7 +46,7 @@ LEFT JOIN LATERAL (
 COMMIT: Final = """
 WITH audit AS (
   SELECT %s::bigint AS writer, %s::bigint AS sequence, %s::bytea AS previous, %s::bytea AS root,
-    %s::bytea AS leaves, %s::integer AS count
+    %s::bytea AS leaves, %s::integer AS size
 ), change AS (
   SELECT * FROM ROWS FROM (json_to_recordset(%s::json) AS (
     record_id bigint, revision bigint, unspent bigint[], last_spent bigint, second bigint,
@@ -115,13 +115,13 @@ WITH audit AS (
   SELECT audit.writer, audit.sequence, c.position, c.id, c.kind, c.code, c.second, c.low, c.digest
   FROM changed AS c CROSS JOIN audit WHERE c.kind IS NOT NULL
 ), entry AS (
-  INSERT INTO audit_entries (writer, sequence, at_us, count, root, absent, previous, hash)
-  SELECT writer, sequence, at_us, count, root, absent, previous,
+  INSERT INTO audit_entries (writer, sequence, at_us, size, root, absent, previous, hash)
+  SELECT writer, sequence, at_us, size, root, absent, previous,
     sha256('roamkey audit entry v1'::bytea || previous || int8send(writer) || int8send(sequence)
-      || int8send(at_us) || int4send(count) || root || absent)
+      || int8send(at_us) || int4send(size) || root || absent)
   FROM (
     SELECT audit.*, (extract(epoch FROM now()) * 1000000)::bigint AS at_us,
-      CASE WHEN (SELECT count(*) FROM changed) = count THEN ''::bytea ELSE (
+      CASE WHEN (SELECT count(*) FROM changed) = size THEN ''::bytea ELSE (
         SELECT string_agg(int2send((ordinality - 1)::smallint)
           || substring(leaves FROM (32 * (ordinality - 1) + 1)::integer FOR 32), ''::bytea
           ORDER BY ordinality)

@@ -314,7 +314,7 @@ audit_entries = Table(
     Column("writer", BigInteger, primary_key=True, autoincrement=False),
     Column("sequence", BigInteger, primary_key=True, autoincrement=False),
     Column("at_us", BigInteger, nullable=False),
-    Column("count", Integer, nullable=False),
+    Column("size", Integer, nullable=False),
     Column("root", LargeBinary, nullable=False),
     Column("absent", LargeBinary, nullable=False),
     Column("previous", LargeBinary, nullable=False),

@@ -32,7 +32,7 @@ _TABLES = (
         writer BIGINT NOT NULL,
         sequence BIGINT NOT NULL,
         at_us BIGINT NOT NULL,
-        count INTEGER NOT NULL,
+        size INTEGER NOT NULL,
         root BYTEA NOT NULL,
         absent BYTEA NOT NULL,
         previous BYTEA NOT NULL,
