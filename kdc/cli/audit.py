@@ -22,14 +22,14 @@ from rich.progress import Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
 from kdc.audit.check import Checker, Report
 from kdc.audit.export import Export, write_lines
 from kdc.audit.finding import Finding
-from kdc.cli.session import ConfigOption, JsonOption, opened
-from kdc.config import read_secret_file
+from kdc.cli.session import ConfigOption, JsonOption
+from kdc.config import load_kdc, read_secret_file
 from kdc.crypto.checkpoint_key import KEY_OCTETS, create_checkpoint_key, public_key_of
 from kdc.errors import LocalError
 from kdc.model import Secret
 from kdc.store import audit, migrate
 from kdc.store.audit_stream import streamed
-from kdc.store.database import Connection
+from kdc.store.database import Connection, administration, database
 
 app = typer.Typer(
     help="The audit: what was issued, and what was administered.", no_args_is_help=True
@@ -46,7 +46,9 @@ PublicKeyOption = Annotated[
 
 @contextmanager
 def _connected(config: Path) -> Iterator[Connection]:
-    with opened(config) as (_, connection, _kek):
+    """Without the key-encryption key: an auditor has no use for it."""
+    settings = load_kdc(config).database
+    with database(settings) as conninfo, administration(conninfo) as connection:
         migrate.require_current(connection)
         yield connection
 

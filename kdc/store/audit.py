@@ -37,8 +37,13 @@ from kdc.store.schema import audit_acts, audit_checkpoints, audit_entries
 
 _ACTOR: Final = "roamkey_actor"
 # Acts are in one chain, whose end this lock hands from one transaction to the next: it is taken
-# last, after every other lock, and held to the commit.
-_LOCK: Final = "SELECT id FROM audit_chains WHERE kind = 'acts' FOR UPDATE"
+# last, after every other lock, and held to the commit.  It needs no right to change a row.
+_LOCK: Final = (
+    "SET LOCAL lock_timeout = '10s'",
+    "SELECT pg_advisory_xact_lock(1635083380)",  # "audt"
+)
+_WRITER: Final = "SELECT id FROM audit_chains WHERE kind = 'acts'"
+_ACTS_AN_ENTRY: Final = 1000
 _HEAD: Final = """
 SELECT (extract(epoch FROM clock_timestamp()) * 1000000)::bigint, e.sequence, e.hash
 FROM (VALUES (1)) AS one(x) LEFT JOIN LATERAL (
@@ -89,12 +94,21 @@ def record_acts(
     actor: str | None,
     acts: Sequence[tuple[str, str, Mapping[str, Any]]],
 ) -> None:
-    """Acts of one transaction as one entry: act, object and details of each."""
-    if not acts:
-        return
+    """Acts of one transaction, a thousand an entry: act, object and details of each."""
     who = actor or actor_of(connection)
     items = [ActItem(who, act, object_, canonical_details(given)) for act, object_, given in acts]
-    writer = connection.execute(text(_LOCK)).scalar()
+    for start in range(0, len(items), _ACTS_AN_ENTRY):
+        _append(connection, items[start : start + _ACTS_AN_ENTRY])
+
+
+def _lock(connection: Connection) -> None:
+    for statement in _LOCK:
+        connection.execute(text(statement))
+
+
+def _append(connection: Connection, items: Sequence[ActItem]) -> None:
+    _lock(connection)
+    writer = connection.execute(text(_WRITER)).scalar()
     if writer is None:
         raise SchemaMismatch("the chain of administrative acts is gone: `kdc audit verify`")
     at_us, last, head = connection.execute(text(_HEAD), {"writer": writer}).one()
@@ -130,7 +144,7 @@ def add_checkpoint(connection: Connection, heads: Mapping[int, Head], key: Secre
 
     Raises `LocalError` where nothing is new.
     """
-    connection.execute(text(_LOCK))  # one after the other
+    _lock(connection)  # one after the other
     earlier = load_checkpoints(connection)
     known = merged_heads(read_checkpoint(item.octets) for item in earlier)
     start = Head(0, b"")

@@ -301,11 +301,13 @@ def _populate_at_0001(empty: str, postgres: PostgresServer) -> list[int]:
 _FIRST_SPI = 70_000
 _SUBSCRIBER_OF_0001 = (
     (
-        "INSERT INTO subscribers (id, nai, folded_nai, realm, home_agent, home_agent_nai, home_address)"
+        "INSERT INTO subscribers"
+        " (id, nai, folded_nai, realm, home_agent, home_agent_nai, home_address)"
         " VALUES (:n, :nai, :nai, 'home.example', '192.0.2.1', 'ha1@home.example', '10.0.0.1')"
     ),
     (
-        "INSERT INTO key0_records (id, subscriber_id, data_key_id, sealed_key0, static_spi, unspent)"
+        "INSERT INTO key0_records"
+        " (id, subscriber_id, data_key_id, sealed_key0, static_spi, unspent)"
         f" VALUES (:n, :n, :key, :sealed, true, ARRAY[{_FIRST_SPI} + :n])"
     ),
     f"INSERT INTO key0_spis (spi, record_id) VALUES ({_FIRST_SPI} + :n, :n)",
