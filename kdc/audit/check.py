@@ -225,8 +225,16 @@ class Checker:
             return
         for placed in items:
             if isinstance(placed.item, ActItem) and placed.item.act == RETENTION:
-                before_us = int(json.loads(placed.item.details).get("before_us", 0))
-                self._expired_before_us = max(self._expired_before_us, min(before_us, entry.at_us))
+                before_us = min(_before_us(placed.item.details), entry.at_us)
+                self._expired_before_us = max(self._expired_before_us, before_us)
+
+
+def _before_us(details: str) -> int:
+    """What an act of retention says; 0 where it says nothing that can be read."""
+    try:
+        return int(json.loads(details)["before_us"])
+    except (ValueError, KeyError, TypeError):
+        return 0
 
 
 def _with_following(groups: Iterable[Group]) -> Iterator[tuple[Group, Entry | None]]:

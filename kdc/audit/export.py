@@ -20,6 +20,18 @@ _ITEMS: Final[dict[str, type[Item]]] = {
     "event": EventItem,
     "act": ActItem,
 }
+_LARGEST: Final = 2**63
+_OPTIONAL: Final = type(None)
+_TYPES: Final[dict[Any, tuple[Any, ...]]] = {
+    Checkpoint: (int, bytes, bytes, bytes),
+    Entry: (int, int, int, int, bytes, bytes, bytes, bytes),
+    Placed: (int, int, int, (int, _OPTIONAL), dict),
+    RegistrationItem: (
+        int, bytes, int, int, str, bytes, (str, _OPTIONAL), bytes, bytes, bytes, int, list,
+    ),
+    EventItem: (int, int, int, (int, _OPTIONAL), (int, _OPTIONAL), (bytes, _OPTIONAL)),
+    ActItem: (str, str, str, str),
+}  # fmt: skip
 _NAMES: Final = {item: name for name, item in _ITEMS.items()}
 _OCTETS: Final = "hex"  # octets are an object of this one name, which no text can be taken for
 
@@ -56,7 +68,7 @@ class Export:
         self._waiting: tuple[int, Line] | None = None
         for number, line in self._values:
             if line["type"] == "chain":
-                self.kinds[line["writer"]] = line["kind"]
+                self.kinds[_number_of(line, number)] = str(line.get("kind"))
             elif line["type"] == "checkpoint":
                 self.checkpoints.append(_read(Checkpoint, line, number))
             else:
@@ -113,9 +125,30 @@ def _load(number: int, text: str) -> tuple[int, Line]:
 def _read(kind: Any, line: Line, number: int) -> Any:
     """A value of named fields, all of them there."""
     try:
-        return kind(**{name: _decode(line[name]) for name in kind._fields})
+        values = [_decode(line[name]) for name in kind._fields]
+        for value, expected in zip(values, _TYPES[kind], strict=True):
+            _require(isinstance(value, expected))
+            if isinstance(value, int):
+                _require(-_LARGEST <= value < _LARGEST)
+            elif isinstance(value, str):
+                value.encode()
+        if kind is Entry:
+            _require(0 <= values[3] < 2**31)
+        return kind(*values)
     except (KeyError, ValueError, TypeError):
         raise ExportMalformed(f"line {number}: expected the fields of {kind.__name__}") from None
+
+
+def _require(condition: bool) -> None:
+    if not condition:
+        raise ValueError("a value of another kind")
+
+
+def _number_of(line: Line, number: int) -> int:
+    writer = line.get("writer")
+    if not isinstance(writer, int):
+        raise ExportMalformed(f"line {number}: expected a chain's number")
+    return writer
 
 
 def _read_placed(line: Line, number: int) -> Placed:

@@ -263,10 +263,11 @@ def tail(
         if as_json:
             typer.echo(json.dumps(dataclasses.asdict(line), default=str))
         else:
-            out.print(
-                f"{line.at.isoformat(' ', 'seconds')} {line.writer}/{line.sequence}/{line.position}"
-                f" {line.actor} {line.what} {line.subject} {line.details}"
-            )
+            place = f"{line.writer}/{line.sequence}/{line.position}"
+            told = f"{line.actor} {line.what} {line.subject} {line.details}"
+            # What others have written is shown as text, never as a terminal's commands.
+            shown = "".join(c if c.isprintable() else "\ufffd" for c in told)
+            out.print(f"{line.at.isoformat(' ', 'seconds')} {place} {shown}")
 
 
 @app.command()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import secrets
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
@@ -433,6 +434,32 @@ def test_an_export_is_verified_without_a_database() -> None:
         export = Export([*lines[:index], *lines[index + 1 :]])
         finding = Checker(export.kinds, export.checkpoints).run(export.groups).finding
         assert finding is not None or '"checkpoint"' in line, line
+
+
+@given(
+    st.sampled_from(["registration", "event", "act", "entry", "checkpoint", "chain"]),
+    st.sampled_from(sorted({*Entry._fields, *Checkpoint._fields, *Placed._fields,
+                            *RegistrationItem._fields, *EventItem._fields, *ActItem._fields,
+                            "kind"})),
+    st.one_of(st.none(), st.integers(), st.text(), st.lists(st.integers()), st.just("\ud800"),
+              st.just({"hex": "0"}), st.just({"hex": 1}), st.just({"hex": "00"})),
+)  # fmt: skip
+def test_an_export_with_any_value_changed_is_judged_or_refused(
+    kind: str, name: str, value: object
+) -> None:
+    made = Books()
+    made.append(1, [ActItem("os:root", RETENTION, "table:x", '{"before_us":"x"}')])
+    made.append(2, [registration(1), EventItem(3, 1, 133, 1, None, b"x")])
+    checkpoint = Checkpoint(1, b"x", b"x", b"x")
+    lines = [json.loads(line) for line in write_lines(KINDS, [checkpoint], made.groups)]
+    for line in lines:
+        if line["type"] == kind:
+            (line if name in line else line.get("item", line))[name] = value
+    try:
+        export = Export([json.dumps(line) for line in lines])
+        Checker(export.kinds).run(export.groups)
+    except ExportMalformed:
+        pass
 
 
 def test_text_of_others_is_never_taken_for_octets() -> None:
