@@ -198,13 +198,19 @@ class LogSettings(StrictModel):
 
 
 class DatabaseSettings(StrictModel):
-    """[database]: `url` is "embedded:DIR" (DIR absolute here) or a libpq URL without password."""
+    """[database]: `url` is "embedded:DIR" (DIR absolute here) or a libpq URL without password.
+
+    A session is kept for its days after the last that was heard of it, and a request to a foreign
+    domain at least for as long as its registration could live (65,534 s).
+    """
 
     url: Annotated[str, BeforeValidator(_database_url)] = Field(repr=False)
     kek_file: SecretPath
     binaries: ConfiguredPath | None = None
     deadline_s: float = Field(default=2.0, gt=0, le=60)
     pool_size: int = Field(default=4, ge=1, le=64)
+    session_retention_days: int = Field(default=180, ge=1, le=36500)
+    disconnect_retention_days: int = Field(default=30, ge=1, le=36500)
 
 
 class HomeAgentIdentity(StrictModel):

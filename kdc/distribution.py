@@ -84,14 +84,32 @@ class LocalKeyDistribution:
         clock = max((d.admission.clock for d in decisions), default=0.0)
         # Step 8
         fates = iter(await self._commit(changes, clock))
+        repeated = await self._fates_of_repeats(decisions)
         settled: list[Settled | Fate] = []
-        for item in prepared:
+        for decision, item in zip(decisions, prepared, strict=True):
             if isinstance(item, Fate):
                 settled.append(item)
             else:
-                fate = None if item.change is None else next(fates)
+                fate = repeated[_judged(decision)] if item.change is None else next(fates)
                 settled.append(item.settled if fate is None else fate)
         return settled
+
+    async def _fates_of_repeats(
+        self, decisions: Sequence[Decision]
+    ) -> dict[tuple[int, int], Fate | None]:
+        """By record and revision; None where the outcome is still the record's last one.
+
+        Nothing is committed for a repeat, so that no compare-and-set tells that its keys have been
+        revoked since it was judged: the last look at the record comes after all that takes time.
+        """
+        judged = {_judged(each) for each in decisions if isinstance(each, RepeatDecision)}
+        if not judged:
+            return {}
+        try:
+            unchanged = await self._store.find_unchanged(judged)
+        except DatabaseUnavailable:
+            return dict.fromkeys(judged, Fate.UNAVAILABLE)
+        return {each: None if each in unchanged else Fate.CONFLICT for each in judged}
 
     async def _reserve(self, decisions: Sequence[Decision]) -> None:
         """Numbers for the whole batch; raises `DatabaseUnavailable`."""
@@ -138,3 +156,8 @@ class LocalKeyDistribution:
         except DatabaseUnavailable:
             return [Fate.UNAVAILABLE] * len(changes)
         return [None if r is CommitResult.COMMITTED else Fate.CONFLICT for r in results]
+
+
+def _judged(decision: Decision) -> tuple[int, int]:
+    """The record and its revision."""
+    return decision.record.record_id, decision.record.revision

@@ -39,8 +39,8 @@ class SecretQuality(enum.Enum):
 
     GOOD = "good"
     WEAK = "weak"  # taken, with a warning
-    SHORT = "short"  # refused unless an operator says otherwise, and then with a warning
-    KNOWN = "known"  # refused always
+    SHORT = "short"  # refused: PROTOCOL section 9
+    KNOWN = "known"  # refused
 
 
 _EXPLANATIONS: Final = {

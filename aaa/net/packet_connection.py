@@ -69,8 +69,12 @@ class PacketConnection(asyncio.Protocol):
     @property
     def description(self) -> dict[str, object]:
         """Who and where the other end is, for a line of the log."""
-        shown = sorted(map(str, self.certificate.names))[:_NAMES_LOGGED]
-        return {"address": self.address[0] or None, "names": shown}
+        return {"address": self.address[0] or None, "names": self.names_shown}
+
+    @property
+    def names_shown(self) -> list[str]:
+        """Some of the other end's names, for a line of the log."""
+        return sorted(map(str, self.certificate.names))[:_NAMES_LOGGED]
 
     def is_our_own(self, contexts: TlsContexts) -> bool:
         """Whether the other end shows the certificate that we show: we have come to ourselves."""

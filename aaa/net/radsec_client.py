@@ -13,6 +13,7 @@ from collections import OrderedDict
 from collections.abc import Callable, Sequence
 from typing import Final
 
+from aaa.net.observing import UNOBSERVED, Observer
 from aaa.net.radsec_link import Link, Request, Watchdog
 from aaa.net.radsec_transactions import RadsecTransaction
 from aaa.net.radsec_upstream import ClientLimits, RadsecTarget, Upstream
@@ -35,7 +36,7 @@ _UNSENT: Final = bytes(16)  # the authenticator of an encoding that only shows w
 class RadsecClient:
     """Requests to `targets`, the first one first; connections are made on demand and then kept."""
 
-    def __init__(
+    def __init__(  # noqa: PLR0913 - what it works with, and what a test replaces
         self,
         targets: Sequence[RadsecTarget],
         contexts: TlsContexts,
@@ -44,6 +45,7 @@ class RadsecClient:
         limits: ClientLimits | None = None,
         watchdog: Watchdog | None = None,
         entropy: Callable[[int], bytes] = secrets.token_bytes,
+        observer: Observer = UNOBSERVED,
     ) -> None:
         """Raises `LocalError` without a target."""
         if not targets:
@@ -57,7 +59,7 @@ class RadsecClient:
         timing = watchdog or Watchdog()
 
         def make_link(upstream: Upstream, contexts: TlsContexts) -> Link:
-            return Link(upstream, contexts, counters, timing, entropy)
+            return Link(upstream, contexts, counters, timing, entropy, observer)
 
         self._upstreams = [
             Upstream(target, self, contexts, counters, self._limits, make_link)

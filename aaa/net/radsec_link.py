@@ -12,6 +12,7 @@ from dataclasses import dataclass, field
 from typing import Final, Protocol
 
 from aaa.net.identifiers import Identifiers, identifiers_of
+from aaa.net.observing import UNOBSERVED, Hop, Observer
 from aaa.net.packet_connection import PacketConnection
 from aaa.net.radsec_transactions import Incoming, RadsecTransaction
 from aaa.net.tls import TlsContexts
@@ -106,12 +107,14 @@ class Link(PacketConnection):
         counters: Counters,
         watchdog: Watchdog,
         entropy: Callable[[int], bytes],
+        observer: Observer = UNOBSERVED,
     ) -> None:
         super().__init__(contexts)
         self._owner = owner
         self._counters = counters
         self._watchdog = watchdog
         self._entropy = entropy
+        self._observer = observer
         self._idle_s = watchdog.idle_s * (1 + random.uniform(-_JITTER, _JITTER))  # noqa: S311
         self._identifiers: Identifiers = identifiers_of(self.form, entropy, has_watchdog=True)
         self._incoming = Incoming(counters)
@@ -120,6 +123,7 @@ class Link(PacketConnection):
         self._asked_at: float | None = None  # when a watchdog was sent that is not answered
         self._asked_as: int | None = None  # its identifier
         self._owed_since: float | None = None
+        self._is_unread = False  # the server leaves what we send where it is
         self._ticker: asyncio.TimerHandle | None = None
         self.usable_since: float | None = None
         self.suspect = False
@@ -169,7 +173,19 @@ class Link(PacketConnection):
         if self._owed_since is None:
             self._owed_since = self._loop.time()
         self._counters.add(names.CLIENT_SENT)
+        self._put(octets)
+
+    def _put(self, octets: bytes) -> None:
         self.send(octets)
+        self._show(octets, "sent")
+
+    def _show(self, octets: bytes, what: str) -> None:
+        if self._observer.on:
+            self._observer.packet(self._hop, octets, what)
+
+    @property
+    def _hop(self) -> Hop:
+        return Hop("TLS", self._owner.peer.name, self.address)
 
     def _write(
         self, code: int, identifier: int, attributes: Attributes, request: Request | None
@@ -205,34 +221,46 @@ class Link(PacketConnection):
             if requests:
                 self._owner.on_requests(requests)
         except MalformedPacket:
-            self._counters.add(names.CLIENT_MALFORMED)
-            self.abort()
+            self._drop(names.CLIENT_MALFORMED)
         except BadAuthenticator:
-            self._counters.add(names.CLIENT_BAD_AUTHENTICATOR)
-            self.abort()
+            self._drop(names.CLIENT_BAD_AUTHENTICATOR)
+
+    def _drop(self, why: str) -> None:
+        """Closes the connection; what of it was wrong is among what had come."""
+        self._counters.add(why)
+        self._observer.dropped(self._hop, b"", why)
+        self.abort()
 
     def _begin(self, packet: Packet) -> list[RadsecTransaction]:
         """The transaction of a request, if it is a new one and there is room for it.
 
-        Reading does not stop where there is none: the responses to us come the same way.
+        Reading does not stop where there is none: the responses to us come the same way.  Nothing
+        is answered to a server that does not read, or its requests alone would fill our memory.
+        Nor is a request a sign of life: one that asks and answers nothing is as good as dead.
         """
         request = self.form.verify_request(packet)
-        self.last_received = self._loop.time()
-        if self._incoming.in_flight >= REQUESTS_IN_FLIGHT:
+        self._show(request.octets, "received")
+        if self._is_unread or self._incoming.in_flight >= REQUESTS_IN_FLIGHT:
             self._counters.add(names.OVERLOAD)
             return []
-        begun = self._incoming.begin(self, self._owner.peer, request, self.last_received)
+        begun = self._incoming.begin(self, self._owner.peer, request, self._loop.time())
         if isinstance(begun, bytes):
-            self.send(begun)
+            self._put(begun)
         elif begun is not None:
             self._counters.add(names.REQUESTS)
             return [begun]
         return []
 
+    def pause_writing(self) -> None:
+        self._is_unread = True
+
+    def resume_writing(self) -> None:
+        self._is_unread = False
+
     def answer(self, transaction: RadsecTransaction, code: int, octets: bytes) -> None:  # noqa: ARG002 - counted by who accepts connections
         awaited = self._incoming.answered(transaction, octets, self._loop.time())
         if awaited and self.is_open:
-            self.send(octets)
+            self._put(octets)
         else:
             self._counters.add(names.ABANDONED)
 
@@ -246,6 +274,7 @@ class Link(PacketConnection):
             self._counters.add(names.CLIENT_UNEXPECTED)
             return
         response = self.form.verify_response(packet, sent.authenticator, sent.code)
+        self._show(response.octets, "received")
         del self._sent[packet.identifier]
         was_watchdog = packet.identifier == self._asked_as
         if was_watchdog:
@@ -283,7 +312,7 @@ class Link(PacketConnection):
             return
         self._asked_as = self._identifiers.take_for_watchdog()
         self._asked_at = self._loop.time()
-        self.send(self._write(STATUS_SERVER, self._asked_as, (), None))
+        self._put(self._write(STATUS_SERVER, self._asked_as, (), None))
 
     def _tick(self) -> None:
         """Looks whether it is time to ask, or to believe that nobody is there."""

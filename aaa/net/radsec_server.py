@@ -8,11 +8,14 @@ connection reads, holds and sends is aaa.net.server_connection's affair.
 from __future__ import annotations
 
 import asyncio
+import logging
 import socket
 from collections.abc import Callable
 
 import structlog
 
+from aaa.net.cycles import EndedConnections
+from aaa.net.limited_log import LimitedLog
 from aaa.net.observing import UNOBSERVED, Hop, Observer
 from aaa.net.packet_connection import SHUTDOWN_S
 from aaa.net.radsec_transactions import RadsecTransaction
@@ -65,13 +68,16 @@ class RadsecServer:
         self.observer = observer
         self.limits = limits or ServerLimits()
         self.stopping = False
+        self._limited = LimitedLog(log)  # who comes again and again has one line in a while
         self._connections: set[ServerConnection] = set()
         self._idle = asyncio.Event()  # set whenever no transaction may be in flight
+        self._ended = EndedConnections()
         self._acceptor = TlsAcceptor(
             self._handshake,
             counters,
             maximum=self.limits.handshakes,
             has_room=lambda: len(self._connections) < self.limits.connections,
+            ended=self._ended,
         )
         self._sweep_every_s = min(self.limits.idle_s, self.limits.stall_s) / 4
         self._sweeper = self._loop.call_later(self._sweep_every_s, self._sweep)
@@ -106,11 +112,15 @@ class RadsecServer:
             peer = names.RADSEC_NO_ROOM
         if not isinstance(peer, TlsPeer):
             self.counters.add(peer)
-            log.warning("refused", reason=peer, **connection.description)
+            where = connection.address[0]
+            self._limited.tell("refused", where, reason=peer, names=connection.names_shown)
             return None
         self._connections.add(connection)
         self.counters.add(names.RADSEC_OPENED)
-        log.info("connected", peer=peer.name, version=connection.form.version)
+        version = connection.form.version
+        self._limited.tell(
+            "connected", peer.name, variant=version, level=logging.INFO, version=version
+        )
         return peer
 
     def _judge(self, connection: ServerConnection) -> TlsPeer | str:
@@ -189,6 +199,7 @@ class RadsecServer:
             if packet.code in self._codes:
                 continue
             if packet.code in RESPONSES and connection.reverse is not None:
+                connection.show(packet.octets, "received")
                 connection.reverse.on_response(packet)
             else:
                 self.counters.add(names.UNSUPPORTED)
@@ -240,6 +251,7 @@ class RadsecServer:
 
     def on_lost(self, connection: ServerConnection) -> None:
         self._connections.discard(connection)
+        self._ended.add()
         self.on_finished()
 
     def on_finished(self) -> None:

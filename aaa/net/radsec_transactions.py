@@ -16,6 +16,8 @@ from aaa.radius.packet import Attributes, VerifiedRequest
 from aaa.radius.tls_peers import TlsPeer
 from aaa.radius.wire_forms import WireForm
 
+# TLS repeats nothing: what is kept is for clients that do, and a peer has many connections.
+_KEPT_OCTETS: Final = 512 * 1024
 _HERE: Final = ("", 0)  # a connection's table of duplicates is its own (RFC 6613 §2.6.1)
 
 
@@ -61,7 +63,7 @@ class Incoming:
 
     def __init__(self, counters: Counters) -> None:
         self._counters = counters
-        self._duplicates = DuplicateTable(maximum_entries=2 * 256)
+        self._duplicates = DuplicateTable(maximum_entries=2 * 256, maximum_octets=_KEPT_OCTETS)
         self.in_flight = 0
 
     def begin(

@@ -13,6 +13,7 @@ from typing import Final, Protocol
 
 import structlog
 
+from aaa.net.limited_log import LimitedLog
 from aaa.net.packet_connection import SHUTDOWN_S
 from aaa.net.radsec_link import Link, Request
 from aaa.net.radsec_transactions import RadsecTransaction
@@ -89,6 +90,7 @@ class Upstream:
         self._failures = 0  # since a connection last served for `_STABLE_S`
         self._not_before = 0.0
         self._closing = False
+        self._limited = LimitedLog(log)
 
     @property
     def links(self) -> list[Link]:
@@ -168,8 +170,13 @@ class Upstream:
         refused = self._refusal(link)
         if refused is not None:
             self._counters.add(refused)
-            log.warning(
-                "refused", server=self._target.peer.name, reason=refused, **link.description
+            name = self._target.peer.name
+            self._limited.tell(
+                "server refused",
+                name,
+                reason=refused,
+                address=link.address[0],
+                names=link.names_shown,
             )
             return False
         self._links.append(link)

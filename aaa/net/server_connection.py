@@ -98,7 +98,7 @@ class ServerConnection(PacketConnection):
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         super().connection_made(transport)
-        self.reverse = ReverseRequests(self.form, self.send, self._counters, secrets.token_bytes)
+        self.reverse = ReverseRequests(self.form, self._put, self._counters, secrets.token_bytes)
         self.peer = self._owner.admit(self)
         if self.peer is None:
             self.abort()
@@ -137,13 +137,20 @@ class ServerConnection(PacketConnection):
         if awaited and self.is_open:
             if transaction.request.code == ACCESS_REQUEST:
                 self._counters.add(names.of_response(code))
-            self.send(octets)
-            if self._owner.observer.on:
-                hop = Hop("TLS", transaction.client.name, self.address)
-                self._owner.observer.packet(hop, octets, "sent")
+            self._put(octets)
         else:
             self._counters.add(names.ABANDONED)
         self._finish_one()
+
+    def _put(self, octets: bytes) -> None:
+        self.send(octets)
+        self.show(octets, "sent")
+
+    def show(self, octets: bytes, what: str) -> None:
+        """To whoever looks on."""
+        if self._owner.observer.on and self.peer is not None:
+            hop = Hop("TLS", self.peer.name, self.address)
+            self._owner.observer.packet(hop, octets, what)
 
     def forget(self, transaction: RadsecTransaction) -> None:
         self.incoming.forgotten(transaction)

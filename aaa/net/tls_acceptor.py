@@ -15,6 +15,7 @@ from dataclasses import dataclass
 from ipaddress import ip_address
 from typing import Any, Final
 
+from aaa.net.cycles import EndedConnections
 from aaa.net.udp import Address
 from aaa.radius import counters as names
 from aaa.radius.counters import Counters
@@ -48,12 +49,14 @@ class TlsAcceptor:
         *,
         maximum: int,
         has_room: Callable[[], bool],
+        ended: EndedConnections,
     ) -> None:
         self._loop = asyncio.get_running_loop()
         self._handshake = handshake
         self._counters = counters
         self._maximum = maximum
         self._has_room = has_room
+        self._ended = ended
         self._listening: list[socket.socket] = []
         self._under_way: dict[_UnderWay, None] = {}  # oldest first
         self._of_source: Counter[str] = Counter()
@@ -119,8 +122,10 @@ class TlsAcceptor:
             self._counters.add(names.RADSEC_HANDSHAKE_FAILED)
             new.accepted.close()
             traceback.clear_frames(error.__traceback__)
+            self._ended.add()
         except asyncio.CancelledError as error:
             traceback.clear_frames(error.__traceback__)
+            self._ended.add()
             raise
         finally:
             self._forget(new)

@@ -27,6 +27,7 @@ class Transaction(Protocol):
         """Signs and sends, the request's Proxy-States behind `attributes`.
 
         Raises `LocalError` where that does not fit a packet: the transaction is as it was then.
+        Without `attributes` it always fits.
         """
 
     def forget(self) -> None:

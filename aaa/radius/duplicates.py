@@ -13,6 +13,7 @@ from typing import Final, NamedTuple
 
 ANSWERED_FOR_S: Final = 10.0  # within the 5 to 30 s of RFC 5080 §2.2.2
 MAXIMUM_ENTRIES: Final = 65536
+MAXIMUM_OCTETS: Final = 64 * 1024 * 1024  # of answers: 65,536 of the longest would be four times it
 
 
 class RequestKey(NamedTuple):
@@ -39,6 +40,7 @@ class _Holder:
     name: str
     in_progress: dict[RequestKey, None] = field(default_factory=dict)
     answered: dict[RequestKey, None] = field(default_factory=dict)
+    octets: int = 0  # of the answers
 
     def __len__(self) -> int:
         return len(self.in_progress) + len(self.answered)
@@ -53,19 +55,27 @@ class _Entry:
 
 
 class DuplicateTable:
-    """At most `maximum_entries`; answers are kept for `answered_for_s`.  `now` is monotonic.
+    """At most `maximum_entries`, and `maximum_octets` in answers.  `now` is monotonic.
 
-    Room is made at the cost of the client that holds most: of its oldest answer, and for another
-    client's sake of the oldest that it has in progress.  So none can take what the others need.
+    Answers are kept for `answered_for_s`.  Room is made at the cost of the client that holds most:
+    of its oldest answer, and for another client's sake of the oldest that it has in progress.  So
+    none can take what the others need.
     """
 
-    __slots__ = ("_answered", "_answered_for_s", "_entries", "_holders", "_maximum_entries")
+    __slots__ = ("_answered", "_answered_for_s", "_entries", "_holders", "_maximum_entries",
+                 "_maximum_octets", "_octets")  # fmt: skip
 
     def __init__(
-        self, *, answered_for_s: float = ANSWERED_FOR_S, maximum_entries: int = MAXIMUM_ENTRIES
+        self,
+        *,
+        answered_for_s: float = ANSWERED_FOR_S,
+        maximum_entries: int = MAXIMUM_ENTRIES,
+        maximum_octets: int = MAXIMUM_OCTETS,
     ) -> None:
         self._answered_for_s = answered_for_s
         self._maximum_entries = maximum_entries
+        self._maximum_octets = maximum_octets
+        self._octets = 0
         self._entries: dict[RequestKey, _Entry] = {}
         self._answered: OrderedDict[RequestKey, _Entry] = OrderedDict()  # by expiry
         self._holders: dict[str, _Holder] = {}
@@ -107,6 +117,12 @@ class DuplicateTable:
         del entry.holder.in_progress[key]
         entry.holder.answered[key] = None
         self._answered[key] = entry
+        entry.holder.octets += len(response)
+        self._octets += len(response)
+        while self._octets > self._maximum_octets:
+            most = max(self._holders.values(), key=lambda holder: holder.octets)
+            oldest = next(iter(most.answered))
+            self._remove(oldest, self._entries[oldest])
         return True
 
     def forget(self, key: RequestKey, authenticator: bytes) -> None:
@@ -129,6 +145,8 @@ class DuplicateTable:
         else:
             del holder.answered[key]
             del self._answered[key]
+            holder.octets -= len(entry.response)
+            self._octets -= len(entry.response)
         if not holder.in_progress and not holder.answered:
             del self._holders[holder.name]
 

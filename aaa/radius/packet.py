@@ -254,7 +254,7 @@ def encode_request(
     """
     if code not in RESPONSES_TO or len(authenticator) != 16:
         raise LocalError("not a request that is sent here")
-    body = write_attributes(attributes)
+    body = write_attributes(attributes, signed=code != ACCOUNTING_REQUEST)
     if code == ACCOUNTING_REQUEST:
         return _sign_accounting(code, identifier, _ZEROS, body, secret)
     header = write_header(code, identifier, body)
@@ -274,7 +274,6 @@ def _sign(header: bytes, over: bytes, body: bytes, secret: Secret) -> bytes:
 
 def _sign_accounting(code: int, identifier: int, over: bytes, body: bytes, secret: Secret) -> bytes:
     """A packet with its authenticator alone, made over `over`; RFC 2866 §3."""
-    body = body[_MESSAGE_AUTHENTICATOR_OCTETS:]
     header = write_header(code, identifier, body)
     return b"".join((header, _hash(header, over, body, secret), body))
 
@@ -295,19 +294,26 @@ def encode_response(
     Accounting-Request has no Message-Authenticator: RFC 2866 §5.13 and RFC 2869 §5.19 know of none,
     and servers do not agree what it would be made over (FreeRADIUS 3.2.1: zeros, radsecproxy: the
     request's authenticator), so that any would be refused by somebody.
+    Without `attributes` it always fits: a signed response echoes no more than a signed request has.
     """
     if code not in RESPONSES:
         raise LocalError("not a response that is sent here")
-    body = write_attributes(attributes, request.attributes)
-    if request.code == ACCOUNTING_REQUEST and code == ACCOUNTING_RESPONSE:
+    is_accounting = request.code == ACCOUNTING_REQUEST and code == ACCOUNTING_RESPONSE
+    body = write_attributes(attributes, request.attributes, signed=not is_accounting)
+    if is_accounting:
         return _sign_accounting(code, request.identifier, request.authenticator, body, secret)
     header = write_header(code, request.identifier, body)
     return _sign(header, request.authenticator, body, secret)
 
 
-def write_attributes(attributes: Iterable[Attribute], echoed: Attributes | None = None) -> bytes:
-    """The attributes behind a zeroed Message-Authenticator; `echoed`: whose Proxy-States follow."""
-    parts = [_MESSAGE_AUTHENTICATOR_ZEROED]
+def write_attributes(
+    attributes: Iterable[Attribute], echoed: Attributes | None = None, *, signed: bool = True
+) -> bytes:
+    """The attributes, if `signed` behind a zeroed Message-Authenticator.
+
+    `echoed`: whose Proxy-States follow.  Raises `LocalError` for what no packet holds.
+    """
+    parts = [_MESSAGE_AUTHENTICATOR_ZEROED] if signed else []
     for kind, value in attributes:
         if not 0 < kind < 256 or kind == MESSAGE_AUTHENTICATOR:
             raise LocalError("attribute type")
@@ -321,7 +327,7 @@ def write_attributes(attributes: Iterable[Attribute], echoed: Attributes | None 
         if kind == PROXY_STATE:
             parts.append(bytes((kind, len(value) + 2)))
             parts.append(value)
-    if len(parts) // 2 + 1 > MAXIMUM_ATTRIBUTES:
+    if len(parts) // 2 + signed > MAXIMUM_ATTRIBUTES:
         raise LocalError("too many attributes")
     return b"".join(parts)
 

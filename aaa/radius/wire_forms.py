@@ -34,7 +34,6 @@ from kdc.errors import LocalError
 
 _EXTENDED_ATTRIBUTE_1: Final = 241  # RFC 6929 §2.1
 _ORIGINAL_PACKET_CODE: Final = b"\x04"  # of those, RFC 7930 §4
-_SIGNATURE_OCTETS: Final = 18  # of the Message-Authenticator that `write_attributes` begins with
 _RESERVED_2: Final = bytes(12)
 
 Entropy = Callable[[int], bytes]
@@ -129,7 +128,7 @@ class TokenForm:
     ) -> bytes:
         if code not in RESPONSES_TO:
             raise LocalError("not a request that is sent here")
-        return _encode(code, identifier, write_attributes(attributes))
+        return _encode(code, identifier, write_attributes(attributes, signed=False))
 
     def verify_request(self, packet: Packet) -> VerifiedRequest:
         if packet.code not in RESPONSES_TO:
@@ -139,7 +138,8 @@ class TokenForm:
     def encode_response(self, code: int, request: VerifiedRequest, attributes: Attributes) -> bytes:
         if code not in RESPONSES:
             raise LocalError("not a response that is sent here")
-        return _encode(code, request.identifier, write_attributes(attributes, request.attributes))
+        body = write_attributes(attributes, request.attributes, signed=False)
+        return _encode(code, request.identifier, body)
 
     def verify_response(
         self, packet: Packet, request: bytes, request_code: int
@@ -149,8 +149,7 @@ class TokenForm:
         return VerifiedResponse(*_fields(packet))
 
 
-def _encode(code: int, token: int, attributes: bytes) -> bytes:
-    body = attributes[_SIGNATURE_OCTETS:]
+def _encode(code: int, token: int, body: bytes) -> bytes:
     return b"".join((write_header(code, 0, body), token.to_bytes(4, "big"), _RESERVED_2, body))
 
 

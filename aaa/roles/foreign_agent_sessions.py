@@ -9,7 +9,6 @@ from __future__ import annotations
 import enum
 import heapq
 import hmac
-from collections import OrderedDict
 from collections.abc import Iterable
 from dataclasses import dataclass, field
 from typing import Final, TypeVar
@@ -20,6 +19,7 @@ from kdc.model import Nai
 _Key = TypeVar("_Key")
 
 MAXIMUM_SESSIONS: Final = 32768  # two associations each: as many as may be held
+LONGEST_WAY_S: Final = 300.0  # longer than any answer is waited for, or kept by a proxy
 
 
 class Ending(enum.StrEnum):
@@ -83,6 +83,37 @@ class _Entry:
     is_current: bool = True
 
 
+class _Revocations:
+    """What homes have ended, by Class, and until when a reply that comes late must grant nothing.
+
+    At most `maximum`; room is made at the cost of the realm that has most, so that no home can make
+    the agent forget what another has ended.
+    """
+
+    def __init__(self, maximum: int) -> None:
+        self._maximum = maximum
+        self._count = 0
+        self._by_realm: dict[str, dict[bytes, float]] = {}  # oldest first
+
+    def has(self, realm: str, class_id: bytes, *, now: float) -> bool:
+        return self._by_realm.get(realm, {}).get(class_id, now) > now
+
+    def add(self, realm: str, class_id: bytes, *, until: float) -> None:
+        of_realm = self._by_realm.setdefault(realm, {})
+        self._count += class_id not in of_realm
+        of_realm[class_id] = max(until, of_realm.pop(class_id, until))
+        if self._count > self._maximum:
+            self._drop_oldest()
+
+    def _drop_oldest(self) -> None:
+        realm = max(self._by_realm, key=lambda each: len(self._by_realm[each]))
+        of_realm = self._by_realm[realm]
+        del of_realm[next(iter(of_realm))]
+        self._count -= 1
+        if not of_realm:
+            del self._by_realm[realm]
+
+
 class SessionTable:
     """At most `maximum` sessions; of one binding one is current, the one before it superseded."""
 
@@ -94,8 +125,8 @@ class SessionTable:
         self._entries: dict[str, _Entry] = {}  # by number, oldest first
         self._by_spi: dict[tuple[str, int], list[_Entry]] = {}
         self._by_binding: dict[str, list[_Entry]] = {}
-        # (realm, Class) of what home has ended, and until when: a reply may come twice.
-        self._revoked: OrderedDict[tuple[str, bytes], float] = OrderedDict()
+        self._by_realm: dict[str, dict[str, _Entry]] = {}  # and by number, oldest first
+        self._revoked = _Revocations(maximum)
         # Deadlines, not taken out when a session ends before its own.
         self._deadlines: list[tuple[float, str]] = []
 
@@ -112,7 +143,7 @@ class SessionTable:
 
     def was_revoked(self, realm: str, class_id: bytes, *, now: float) -> bool:
         """Whether home has ended this registration: its reply must not bring it back."""
-        return self._revoked.get((realm, class_id), now) > now
+        return self._revoked.has(realm, class_id, now=now)
 
     def next_deadline(self) -> float | None:
         """When `advance` next has to be called, or a little before."""
@@ -134,7 +165,7 @@ class SessionTable:
         """The session becomes its binding's current one.
 
         The one before it is replaced, and stays known by its SPIs for the overlap; older ones are
-        forgotten.  With a full table the oldest session is displaced.
+        forgotten.  With a full table the oldest session is displaced of the home that has most.
         """
         ended = list(self.advance(now=now))
         if self.is_known(session):
@@ -148,9 +179,11 @@ class SessionTable:
             self._push(entry)
             ended.append(Ended(entry.session, Ending.REPLACED, ()))
         while len(self._entries) >= self._maximum:
-            ended.append(self._end(next(iter(self._entries.values())), Ending.DISPLACED))
+            most = max(self._by_realm.values(), key=len)
+            ended.append(self._end(next(iter(most.values())), Ending.DISPLACED))
         entry = _Entry(session, session.expires_at, set(session.spis))
         self._entries[session.number] = entry
+        self._by_realm.setdefault(session.realm, {})[session.number] = entry
         self._by_binding.setdefault(session.binding, []).append(entry)
         for spi in entry.live:
             self._by_spi.setdefault((session.realm, spi), []).append(entry)
@@ -169,19 +202,21 @@ class SessionTable:
         """What home has revoked, None if that is not here, and what `advance` has ended before.
 
         An association that has ended already is passed over, so that it does not save another.
+        What is not here may be on its way, for the answer that grants it can be overtaken: it will
+        grant nothing.
         """
         ended = self.advance(now=now)
         named = tuple(spis)
         entry = self._find(realm, class_id, named, number)
         dropped = tuple(spi for spi in named if entry is not None and spi in entry.live)
+        if entry is None and number is None:
+            self._revoked.add(realm, class_id, until=now + LONGEST_WAY_S)
         if entry is None or not dropped:
             return None, ended
         entry.live.difference_update(dropped)
         if not entry.live:
             self._remove(entry)
-            self._revoked[realm, class_id] = entry.session.expires_at
-            if len(self._revoked) > self._maximum:
-                self._revoked.popitem(last=False)
+            self._revoked.add(realm, class_id, until=entry.session.expires_at)
         return Revoked(entry.session, dropped, not entry.live, entry.is_current), ended
 
     def deregister(self, binding: str, *, now: float) -> tuple[Ended, ...]:
@@ -238,6 +273,10 @@ class SessionTable:
     def _remove(self, entry: _Entry) -> None:
         session = entry.session
         del self._entries[session.number]
+        of_realm = self._by_realm[session.realm]
+        del of_realm[session.number]
+        if not of_realm:
+            del self._by_realm[session.realm]
         _drop(self._by_binding, session.binding, entry)
         for spi in set(session.spis):
             _drop(self._by_spi, (session.realm, spi), entry)

@@ -9,7 +9,6 @@ from __future__ import annotations
 import asyncio
 import random
 import time
-from collections import deque
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass, replace
 from typing import Final
@@ -20,11 +19,13 @@ from aaa.radius.accounting import AccountingRequest, encode_accounting_request
 from aaa.radius.counters import Counters
 from aaa.radius.errors import NoAnswer
 from aaa.radius.packet import ACCOUNTING_REQUEST, Attributes, VerifiedResponse
+from aaa.serve.fair_queue import FairQueue
 from kdc.accounting import AccountingStatus
 from kdc.errors import LocalError, Unavailable
 
 MAXIMUM_WAITING: Final = 8192  # records; Interim-Updates only have half of it
-UNDER_WAY: Final = 64
+UNDER_WAY: Final = 256
+UNDER_WAY_TO_A_HOME: Final = 16  # one that does not answer holds up no other
 GIVE_UP_AFTER_S: Final = 600.0
 SHORTEST_PAUSE_S: Final = 1.0
 LONGEST_PAUSE_S: Final = 30.0
@@ -65,7 +66,7 @@ class Accounting:
         self._give_up_after_s = give_up_after_s
         self._shortest_pause_s = shortest_pause_s
         self._maximum_waiting = maximum_waiting
-        self._waiting: deque[_Waiting] = deque()
+        self._waiting: FairQueue[_Waiting] = FairQueue(UNDER_WAY_TO_A_HOME)
         self._tasks: set[asyncio.Task[None]] = set()
         self._is_held = False
         self._is_closed = False
@@ -88,15 +89,18 @@ class Accounting:
             self._start_workers()
 
     def submit(self, request: AccountingRequest) -> None:
-        """Sends it as soon as may be; with too many waiting the oldest one is lost, or this."""
+        """Sends it as soon as may be; with too many waiting an old one is lost, or this.
+
+        An old one of the home that has most waiting.
+        """
         is_interim = request.status is AccountingStatus.INTERIM_UPDATE
         if is_interim and 2 * len(self._waiting) >= self._maximum_waiting:
             self._lose(1)  # the next one tells as much
             return
         if len(self._waiting) >= self._maximum_waiting:
-            self._waiting.popleft()
+            self._waiting.drop_oldest()
             self._lose(1)
-        self._waiting.append(_Waiting(request, time.monotonic()))
+        self._waiting.append(_home_of(request), _Waiting(request, time.monotonic()))
         self._start_workers()
 
     async def close(self, last: AccountingRequest, *, within_s: float) -> None:
@@ -127,8 +131,12 @@ class Accounting:
         task.add_done_callback(self._tasks.discard)
 
     async def _work(self) -> None:
-        while self._waiting:
-            await self._send(self._waiting.popleft())
+        while (taken := self._waiting.take()) is not None:
+            home, waiting = taken
+            try:
+                await self._send(waiting)
+            finally:
+                self._waiting.done(home)
 
     async def _send(self, waiting: _Waiting) -> None:
         until = waiting.since + self._give_up_after_s
@@ -169,3 +177,9 @@ class Accounting:
     def _lose(self, count: int) -> None:
         self._lost += count
         self._counters.add(LOST, count)
+
+
+def _home_of(request: AccountingRequest) -> bytes:
+    """The realm that it goes to; empty where no user is named."""
+    _, _, realm = (request.user_name or b"").rpartition(b"@")
+    return realm.lower()

@@ -11,6 +11,7 @@ from aaa.radius.clients import Client
 from aaa.radius.counters import Counters
 from aaa.serve.door import Door
 from aaa.serve.watch import Watch
+from kdc.model import Secret
 
 
 def build_client(client: LimitedClient, realms: frozenset[str] = frozenset()) -> Client | None:
@@ -20,15 +21,20 @@ def build_client(client: LimitedClient, realms: frozenset[str] = frozenset()) ->
     """
     if client.by_udp is None:
         return None
-    network, secret = client.by_udp
-    previous = client.previous_secret_file
+    network, _ = client.by_udp
     return Client(
         client.name,
         ip_network(network),
-        (secret,) if previous is None else (secret, previous),
+        secrets_of(client),
         realms,
         require_message_authenticator=client.require_message_authenticator,
     )
+
+
+def secrets_of(client: LimitedClient) -> tuple[Secret, ...]:
+    """Those by UDP, the current one first; none where it comes over TLS alone."""
+    both = (client.secret_file, client.previous_secret_file)
+    return tuple(secret for secret in both if secret is not None)
 
 
 def build_clients(clients: Iterable[LimitedClient]) -> list[Client]:

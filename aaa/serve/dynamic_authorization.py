@@ -15,6 +15,7 @@ import structlog
 
 from aaa.net.transactions import Transaction
 from aaa.net.udp import Address
+from aaa.radius.attributes import ERROR_CAUSE
 from aaa.radius.clients import Client, ClientTable
 from aaa.radius.counters import Counters
 from aaa.radius.duplicates import DuplicateTable
@@ -100,12 +101,11 @@ class DynamicAuthorization:
     def _answer(
         self, transaction: Transaction, cause: ErrorCause | None, state: bytes | None
     ) -> None:
+        code, attributes = encode_dynamic_answer(transaction.request.code, cause, state=state)
         try:
-            transaction.respond(
-                *encode_dynamic_answer(transaction.request.code, cause, state=state)
-            )
-        except LocalError:  # Proxy-States that leave no room: the asker gets no answer
-            transaction.forget()
+            transaction.respond(code, attributes)
+        except LocalError:  # Proxy-States that leave no room for an Error-Cause
+            transaction.respond(code, tuple([a for a in attributes if a[0] != ERROR_CAUSE]))
 
     def _carry_out(self, asked: DynamicRequest) -> None:
         """Raises `RequestRefused`; what is not ours is one outcome, whatever does not fit."""

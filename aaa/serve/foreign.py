@@ -52,6 +52,7 @@ class ForeignServer:
             ((item, item.address) for item in config.home_server),
             counters,
             deadline_s=config.foreign.deadline_s,
+            observer=door.observer,
         )
         hops = {
             item.name: hop_to(item, item.address, self._over_tls) for item in config.home_server

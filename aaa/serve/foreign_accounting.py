@@ -13,11 +13,17 @@ from aaa.exchange import Addressing, Peer
 from aaa.net.transactions import Sender, Transaction
 from aaa.proxying import Forward, Refuse, Route
 from aaa.radius.addressing import decode_addressing
+from aaa.radius.attributes import USER_NAME
 from aaa.radius.errors import MalformedPacket
 from aaa.radius.packet import Attributes, VerifiedRequest
 from aaa.roles.foreign_aaa import Agent
 from aaa.roles.foreign_aaa_accounting import route_accounting
 from aaa.serve.forwarding import Forwarder
+
+
+def accounting_name(server: str) -> str:
+    """What the accounting port of a server is called: in pools, the log and counters."""
+    return f"{server}/accounting"
 
 
 class AccountingProxy:
@@ -65,15 +71,18 @@ class AccountingProxy:
             for way in self._ways(request)
         ]
         forwards = [decision for decision in decisions if isinstance(decision, Forward)]
+        avoid = frozenset((accounting_name(transaction.client.name),))
+        # In a pool by consistent hash: all of one user goes to one server.
+        key = next((v for kind, v in transaction.request.attributes if kind == USER_NAME), b"")
         if not forwards:
             refused = next(each for each in decisions if isinstance(each, Refuse))
             self._forwarder.refuse(transaction, refused)  # by this code: says nothing
         elif len(forwards) == 1:
-            self._forwarder.start(transaction, forwards[0])
+            self._forwarder.start(transaction, forwards[0], key=key, avoid=avoid)
         else:
             shared = SharedTransaction(transaction, len(forwards))
             for forward in forwards:
-                self._forwarder.start(shared, forward)
+                self._forwarder.start(shared, forward, key=key, avoid=avoid)
 
     def _ways(self, request: Addressing) -> Sequence[Route | None]:
         """Where a request may go: that of the agent itself concerns every home."""

@@ -23,9 +23,10 @@ from aaa.radius.counters import Counters
 from aaa.radius.ports import ACCOUNTING, DYNAMIC_AUTHORIZATION
 from aaa.roles.foreign_aaa import Agent
 from aaa.roles.foreign_aaa_dynauth import VisitedDomain
+from aaa.serve.client_policy import secrets_of
 from aaa.serve.configured_pools import home_pools, hop_to, realm_table
 from aaa.serve.door import Door
-from aaa.serve.foreign_accounting import AccountingProxy
+from aaa.serve.foreign_accounting import AccountingProxy, accounting_name
 from aaa.serve.foreign_dynauth import DynamicAuthorizationProxy
 from aaa.serve.forwarding import Forwarder
 from aaa.serve.peer_requests import Patience, PeerAddress, PeerRequests
@@ -74,9 +75,9 @@ class ForeignServices:
             vendor_id=config.foreign.vendor_id,
         )
         addresses = {
-            c.name: PeerAddress(resolve(*split_address(c.dynamic_authorization)), c.secret_file)
+            c.name: PeerAddress(resolve(*split_address(c.dynamic_authorization)), secrets_of(c))
             for c in config.client
-            if c.dynamic_authorization is not None and c.secret_file is not None
+            if c.dynamic_authorization is not None and secrets_of(c)
         }
         self._dynauth = DynamicAuthorizationProxy(
             VisitedDomain(
@@ -91,9 +92,11 @@ class ForeignServices:
                 AGENT_PATIENCE,
                 connections=front,
                 visitors=frozenset(c.name for c in config.client if c.san),
+                observer=door.observer,
             ),
             counters,
             vendor_id=config.foreign.vendor_id,
+            observer=door.observer,
         )
         front.serve(ACCOUNTING, self._accounting.on_requests)
         over_tls.take_requests(self._dynauth.on_requests)
@@ -168,11 +171,6 @@ def _accounting_pools(
         counters,
         observer,
     )
-
-
-def accounting_name(server: str) -> str:
-    """What the accounting port of a server is called in log and counters."""
-    return f"{server}/accounting"
 
 
 def _accounting_pool(timed: TimedPool) -> TimedPool:

@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import asyncio
+from collections import Counter
+from functools import partial
 from typing import Final
 
+from aaa.net.observing import SHED
 from aaa.net.transactions import Transaction
 from aaa.proxying import Attributes, Forward, Refuse, take_reply
 from aaa.radius.counters import Counters
@@ -19,6 +22,10 @@ DROPPED: Final = "dropped"  # refused, and by its code without an answer
 NO_ANSWER: Final = "no_answer"
 REPLY_DISCARDED: Final = "reply_discarded"
 TOO_LONG: Final = "response_too_long"
+OVERLOAD: Final = "shed"  # refused at once, for want of room on the way to the next hop
+# Of one client: half of what may wait for a server over TLS, an eighth of the source ports toward
+# one by UDP.  A client whose requests nobody answers must not take the way of all others.
+MAXIMUM_UNDER_WAY: Final = 2048
 
 
 class Forwarder:
@@ -33,6 +40,7 @@ class Forwarder:
         self._prefix = prefix
         self._door = door or Door(counters)
         self._under_way: set[asyncio.Task[None]] = set()
+        self._of_client: Counter[str] = Counter()
 
     def start(
         self,
@@ -47,12 +55,30 @@ class Forwarder:
         Equal keys go to one server, in a pool by consistent hash.  `avoid` names servers that it
         must not go to.
         """
+        name = transaction.client.name
+        if self._of_client[name] >= MAXIMUM_UNDER_WAY:
+            self._shed(transaction)
+            return
+        self._of_client[name] += 1
         self._tell(transaction, "forwarded to", forward.pool)
         task = asyncio.get_running_loop().create_task(
             self._forward(transaction, forward, key, avoid)
         )
         self._under_way.add(task)
-        task.add_done_callback(self._under_way.discard)
+        task.add_done_callback(partial(self._on_done, name))
+
+    def _on_done(self, name: str, task: asyncio.Task[None]) -> None:
+        self._under_way.discard(task)
+        self._of_client[name] -= 1
+
+    def _shed(self, transaction: Transaction) -> None:
+        """Refused at once where that can be said: whoever finds no room is to know it."""
+        self._counters.add(f"{self._prefix}.{OVERLOAD}")
+        self._door.observer.noticed(SHED, transaction.client.name)
+        self._tell(transaction, "refused:", OVERLOAD)
+        refusal = Refuse.code(transaction.request.code)
+        if refusal is None or not self._respond(transaction, refusal, ()):
+            transaction.forget()
 
     def refuse(self, transaction: Transaction, refuse: Refuse) -> None:
         """Says no, without the attributes if they do not fit.
@@ -68,7 +94,7 @@ class Forwarder:
         elif code == ACCESS_REJECT:
             self._door.reject(transaction, refuse.attributes)
         elif not self._respond(transaction, code, refuse.attributes):
-            self._respond(transaction, code, ())
+            transaction.respond(code, ())
 
     def _tell(self, transaction: Transaction, what: str, which: str) -> None:
         if self._door.observer.on:
@@ -85,9 +111,11 @@ class Forwarder:
                 forward.pool, code, forward.attributes, key=key, avoid=avoid
             )
             attributes = take_reply(reply.attributes, forward)
-        except (NoAnswer, Unavailable):
+        except NoAnswer:
             self._counters.add(f"{self._prefix}.{NO_ANSWER}")
             transaction.forget()
+        except Unavailable:
+            self._shed(transaction)
         except ReplyRefused:
             self._counters.add(f"{self._prefix}.{REPLY_DISCARDED}")
             transaction.forget()

@@ -20,6 +20,7 @@ from aaa.net.observing import Observer
 from aaa.radius.counters import Counters
 from aaa.serve.client_policy import build_door
 from aaa.serve.configured_pools import agent_pools, hop_to
+from aaa.serve.endings import Endings
 from aaa.serve.home_policy import build_clients, build_peers, build_policy
 from aaa.serve.home_server import HomeAgents, HomeServer
 from aaa.serve.home_services import HomeServices
@@ -56,6 +57,7 @@ async def serve_home(
             ((item, item.server) for item in config.home_agent),
             counters,
             deadline_s=home.agent_deadline_s,
+            observer=watch,
         )
         server = HomeServer(
             build_clients(config.client),
@@ -131,12 +133,17 @@ async def local_home_agent(
             overlap_s=home.overlap_s,
             observer=observer,
         )
-        housekeeping = asyncio.create_task(keep_house(store, counters, log))
+        housekeeping = asyncio.create_task(keep_house(store, database, counters, log))
+        endings = None
         try:
             service.open()
+            if config.keys is not None:
+                endings = asyncio.create_task(Endings(store, service.revoked).run())
             yield LocalHome(service, store)
         finally:
             housekeeping.cancel()
+            if endings is not None:
+                endings.cancel()
             await service.close()
 
 

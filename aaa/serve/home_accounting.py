@@ -54,7 +54,7 @@ class HomeAccounting:
         self._counters = counters
         self._realm, self._vendor_id = realm, vendor_id
         self._clock = clock
-        self._batches: Batches[_Item] = Batches(self._store)
+        self._batches: Batches[_Item] = Batches(self._store, _peer_of)
 
     def on_requests(self, transactions: list[Transaction]) -> None:
         """Takes what a drained socket or connection had; the batch begins at once."""
@@ -66,7 +66,7 @@ class HomeAccounting:
                 continue
             if isinstance(record, str):
                 self._drop(transaction, record)
-            elif self._batches.waiting >= MAXIMUM_WAITING:
+            elif not self._batches.has_room(transaction.client.name, MAXIMUM_WAITING):
                 self._drop(transaction, "overload")
             else:
                 self._batches.add((transaction, record))
@@ -79,7 +79,7 @@ class HomeAccounting:
         judged = judge_accounting(
             peer,
             user_realm=_realm(asked.user_name),
-            fa_realm=_realm(asked.fa_nai),
+            fa_realm=None if asked.fa_nai is None else shared_nai(asked.fa_nai).realm,
             operator_name=asked.operator_name,
             realm=self._realm,
         )
@@ -114,6 +114,10 @@ class HomeAccounting:
         """Waits until everything taken has been stored or given up."""
         while self._batches.running:
             await asyncio.wait(self._batches.running)
+
+
+def _peer_of(item: _Item) -> str:
+    return item[0].client.name
 
 
 def _realm(name: bytes | None) -> str | None:

@@ -20,7 +20,7 @@ from aaa.net.udp import Address
 from aaa.radius.admission import RateLimit
 from aaa.radius.clients import Client, ClientTable
 from aaa.radius.counters import Counters
-from aaa.serve.client_policy import build_limits, limit_of
+from aaa.serve.client_policy import build_limits, limit_of, secrets_of
 from aaa.serve.home_policy import build_peers, udp_clients
 from aaa.serve.peer_requests import PeerAddress
 from aaa.serve.process import split_address
@@ -61,9 +61,9 @@ def configured_clients(clients: Iterable[HomeClient]) -> KnownClients:
         tuple(udp_clients(items)),
         build_peers(items),
         {
-            c.name: PeerAddress(resolve(*split_address(c.dynamic_authorization)), c.secret_file)
+            c.name: PeerAddress(resolve(*split_address(c.dynamic_authorization)), secrets_of(c))
             for c in items
-            if c.dynamic_authorization is not None and c.secret_file is not None
+            if c.dynamic_authorization is not None and secrets_of(c)
         },
         build_limits(items),
     )
@@ -107,12 +107,16 @@ def join_clients(
         if each.requests_per_second is not None:
             limits[each.name] = limit_of(each.requests_per_second)
         if each.name in addresses:
-            reached[each.name] = PeerAddress(addresses[each.name], each.secrets[0])
+            reached[each.name] = PeerAddress(addresses[each.name], each.secrets)
     return KnownClients(tuple(clients), peers, reached, limits)
 
 
 class ClientWatch:
-    """Hands on what is known of the clients whenever the database has changed."""
+    """Hands on what is known of the clients whenever the database has changed.
+
+    Names for dynamic authorization are looked up afterwards: who is disabled is not heard one
+    second longer because another's name server does not answer.
+    """
 
     def __init__(
         self,
@@ -126,6 +130,9 @@ class ClientWatch:
         self._on_change = on_change
         self._counters = counters
         self._version: bytes | None = None
+        self._stored: tuple[StoredClient, ...] = ()
+        self._addresses: dict[str, Address] = {}  # by HOST:PORT, as far as they are known
+        self._looking_up: asyncio.Task[None] | None = None
 
     async def run(self) -> None:
         """Until cancelled.  While the database is away, those known last stay."""
@@ -149,26 +156,41 @@ class ClientWatch:
         for name in loaded.unreadable:
             self._counters.add(UNREADABLE)
             log.error("client left out: its secret does not open", client=name)
-        addresses = await self._resolve(loaded.clients)
-        known = join_clients(self._configured, loaded.clients, addresses, self._refuse)
-        self._version = loaded.version
+        self._version, self._stored = loaded.version, loaded.clients
         self._counters.add(LOADED)
         log.info("clients", stored=[each.name for each in loaded.clients])
-        self._on_change(known)
+        self._tell(self._refuse)
+        self.close()
+        self._looking_up = asyncio.get_running_loop().create_task(self._look_up(loaded.clients))
+
+    def close(self) -> None:
+        """Ends a look-up that is under way."""
+        if self._looking_up is not None:
+            self._looking_up.cancel()
+
+    def _tell(self, refuse: Callable[[str, str], None]) -> None:
+        addresses = {
+            each.name: self._addresses[each.dynamic_authorization]
+            for each in self._stored
+            if each.dynamic_authorization in self._addresses
+        }
+        self._on_change(join_clients(self._configured, self._stored, addresses, refuse))
 
     def _refuse(self, name: str, reason: str) -> None:
         self._counters.add(REFUSED)
         log.warning("client left out", client=name, reason=reason)
 
-    async def _resolve(self, clients: Iterable[StoredClient]) -> dict[str, Address]:
-        """Looked up beside the loop: a slow name server must not stop the requests."""
-        found: dict[str, Address] = {}
+    async def _look_up(self, clients: Iterable[StoredClient]) -> None:
+        """Beside the loop, one after the other; what has been found before stays until then."""
         for client in clients:
-            if client.dynamic_authorization is None:
+            where = client.dynamic_authorization
+            if where is None:
                 continue
             try:
-                where = split_address(client.dynamic_authorization)
-                found[client.name] = await asyncio.to_thread(resolve, *where)
+                found = await asyncio.to_thread(resolve, *split_address(where))
             except (OSError, ValueError):  # no such name, or no address that `kdc client` takes
                 log.warning("no address for dynamic authorization", client=client.name)
-        return found
+                continue
+            if self._addresses.get(where) != found:
+                self._addresses[where] = found
+                self._tell(lambda _name, _reason: None)  # that was told at the first time

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import time
+from collections import Counter
 from collections.abc import Callable, Collection
 from typing import Final, Protocol
 
@@ -33,7 +34,8 @@ from kdc.store.disconnects import Claimed, DisconnectKind, DisconnectState
 PATIENCE: Final = Patience(deadline_s=6.0, timeout_s=1.5, retries=2)
 LEASE_S: Final = 8.0  # longer than that; what has no answer waits for the rest of it
 ASK_EVERY_S: Final = 0.5
-AT_ONCE: Final = 64
+AT_ONCE: Final = 256
+AT_ONCE_OF_REALM: Final = 16  # from that number on, the others of a realm wait
 _FINISH_TRIES: Final = 3
 
 SENT: Final = "home.dynauth.sent"
@@ -74,7 +76,12 @@ class StoredOutbox:
 
     async def claim(self, realms: Collection[str], limit: int) -> list[Claimed]:
         return await disconnects.claim(
-            self._store, self._node, realms=realms, limit=limit, lease_s=LEASE_S
+            self._store,
+            self._node,
+            realms=realms,
+            limit=limit,
+            per_realm=AT_ONCE_OF_REALM,
+            lease_s=LEASE_S,
         )
 
     async def finish(
@@ -107,7 +114,7 @@ class DynamicAuthorization:
         self._counters = counters
         self._realm, self._vendor_id = realm, vendor_id
         self._clock = clock
-        self._under_way: set[asyncio.Task[None]] = set()
+        self._under_way: dict[asyncio.Task[None], str] = {}  # and the realm of each
 
     async def run(self) -> None:
         """Until cancelled; while the database is away, all of it waits."""
@@ -133,17 +140,27 @@ class DynamicAuthorization:
         claimed = await self._outbox.claim(self._realms(), room)
         for each in claimed:
             task = asyncio.get_running_loop().create_task(self._work(each))
-            self._under_way.add(task)
+            self._under_way[task] = each.realm
             task.add_done_callback(self._on_done)
         return len(claimed)
 
     def _realms(self) -> frozenset[str]:
-        """Those of all whom this node can ask now."""
+        """Those of all whom this node can ask now, and of whom it has not asked much already.
+
+        Without the second, one realm that does not answer would use up the time of all others.
+        """
         peers = self.clients.peers.values()
-        return frozenset().union(*(p.realms for p in peers if self._requests.reaches(p.name)))
+        busy = Counter(self._under_way.values())
+        return frozenset(
+            realm
+            for peer in peers
+            if self._requests.reaches(peer.name)
+            for realm in peer.realms
+            if busy[realm] < AT_ONCE_OF_REALM
+        )
 
     def _on_done(self, task: asyncio.Task[None]) -> None:
-        self._under_way.discard(task)
+        del self._under_way[task]
         if not task.cancelled():
             task.result()  # a bug is told to the loop's handler, not swallowed
 

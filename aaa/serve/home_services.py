@@ -46,7 +46,7 @@ class HomeServices:
         self._server = server
         self._listen = home.accounting_listen
         self._requests = PeerRequests(
-            known.addresses, counters, PATIENCE, connections=server.radius
+            known.addresses, counters, PATIENCE, connections=server.radius, observer=watch
         )
         self.accounting = HomeAccounting(
             partial(accounting.record, store),
@@ -101,6 +101,7 @@ class HomeServices:
     def close(self) -> None:
         for task in self._tasks:
             task.cancel()
+        self._watch.close()
         self._dynauth.close()
 
 

@@ -1,4 +1,4 @@
-"""What a process does beside its requests: sweeps what has expired, and tells its counters."""
+"""What a process does beside its requests: sweeps what is over, and tells its counters."""
 
 from __future__ import annotations
 
@@ -8,14 +8,23 @@ from typing import Final
 import structlog
 
 from aaa.radius.counters import Counters
+from kdc.config import DatabaseSettings
 from kdc.errors import RemoteError
 from kdc.store import Store
+from kdc.store.retention import purge
 
+PURGED_SESSIONS: Final = "store.purged.sessions"
+PURGED_DISCONNECTS: Final = "store.purged.disconnects"
 SWEEP_EVERY_S: Final = 30.0
 COUNTERS_EVERY_S: Final = 60.0
 
 
-async def keep_house(store: Store, counters: Counters, log: structlog.stdlib.BoundLogger) -> None:
+async def keep_house(
+    store: Store,
+    settings: DatabaseSettings,
+    counters: Counters,
+    log: structlog.stdlib.BoundLogger,
+) -> None:
     """Until cancelled."""
     elapsed_s = 0.0
     while True:
@@ -23,6 +32,9 @@ async def keep_house(store: Store, counters: Counters, log: structlog.stdlib.Bou
         elapsed_s += SWEEP_EVERY_S
         try:
             await store.sweep()
+            purged = await purge(store, settings)
+            counters.add(PURGED_SESSIONS, purged.sessions)
+            counters.add(PURGED_DISCONNECTS, purged.disconnects)
         except RemoteError:
             log.warning("sweep postponed: the database is not reachable")
         if elapsed_s >= COUNTERS_EVERY_S:

@@ -104,7 +104,7 @@ class KdcServer:
         self._realm = realm
         self._vendor_id = vendor_id
         self._ticket_key = ticket_key
-        self._batches: Batches[Asked] = Batches(self._run)
+        self._batches: Batches[Asked] = Batches(self._run, lambda asked: asked[0].client.name)
 
     def on_requests(self, transactions: list[RadsecTransaction]) -> None:
         for transaction in transactions:
@@ -219,6 +219,7 @@ class KdcServer:
             attributes = encode_key_reply(
                 encode_key_reply_message(reply, self._vendor_id), self._vendor_id
             )
+            transaction.respond(ACCESS_ACCEPT, attributes)
         except LocalError:
             self._counters.add(TOO_LONG)
             if isinstance(reply, Admission):
@@ -226,8 +227,6 @@ class KdcServer:
             else:
                 # Committed, and longer than a packet: as a reply that was lost (PROTOCOL 5.5).
                 transaction.forget()
-        else:
-            transaction.respond(ACCESS_ACCEPT, attributes)
 
 
 def decision_of(ask: Settleable, admission: Admission, record: Record) -> Decision:
@@ -293,7 +292,7 @@ async def serve_kdc(
         peers = peer_table(config.home_agent)
         radsec = RadsecServer(peers, contexts, counters, server.on_requests)
         on_hangup(lambda: radsec.reload(read_contexts(config.tls), peers), log)
-        housekeeping = asyncio.create_task(keep_house(store, counters, log))
+        housekeeping = asyncio.create_task(keep_house(store, config.database, counters, log))
         try:
             for address in section.listen:
                 bound = radsec.listen(split_address(address))

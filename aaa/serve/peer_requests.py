@@ -10,6 +10,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Protocol
 
+from aaa.net.observing import UNOBSERVED, Observer
 from aaa.net.radius_client import RadiusClient, Server
 from aaa.net.udp import Address
 from aaa.radius.counters import Counters
@@ -32,10 +33,13 @@ class Connections(Protocol):
 
 @dataclass(frozen=True, slots=True)
 class PeerAddress:
-    """Where a peer takes requests by UDP, and the secret shared with it."""
+    """Where a peer takes requests by UDP, and the secrets shared with it.
+
+    `secrets` has the current one first: two during a rotation, of which the peer may know but one.
+    """
 
     address: Address
-    secret: Secret
+    secrets: tuple[Secret, ...]
 
 
 @dataclass(frozen=True, slots=True)
@@ -61,12 +65,14 @@ class PeerRequests:
         *,
         connections: Connections | None = None,
         visitors: frozenset[str] = frozenset(),
+        observer: Observer = UNOBSERVED,
     ) -> None:
         self.addresses = addresses
         self._patience = patience
         self._connections = connections
         self._visitors = visitors
-        self._client = RadiusClient(counters)
+        self._client = RadiusClient(counters, observer=observer)
+        self._unanswered: dict[str, Secret] = {}  # by peer, what it left unanswered last
 
     def reaches(self, peer_name: str) -> bool:
         """Whether there is a way to a peer now."""
@@ -82,6 +88,7 @@ class PeerRequests:
     async def exchange(self, peer_name: str, code: int, attributes: Attributes) -> VerifiedResponse:
         """The authentic response of a peer.
 
+        By UDP, what was not answered under one secret is followed by the other of a rotation.
         Raises `NoAnswer` after all retransmissions and where there is no way, `Unavailable` with
         too many outstanding, and `LocalError` for attributes that do not fit.
         """
@@ -93,9 +100,22 @@ class PeerRequests:
         if peer is None:
             raise NoAnswer("no way to the peer")
         server = Server(peer.address, self._patience.timeout_s, self._patience.retries)
-        return await self._client.exchange(
-            code, attributes, peer.secret, server, deadline_s=self._patience.deadline_s
-        )
+        secret = self._secret_of(peer_name, peer)
+        try:
+            return await self._client.exchange(
+                code, attributes, secret, server, deadline_s=self._patience.deadline_s
+            )
+        except NoAnswer:
+            # RFC 2865 §3: whoever does not know the secret is silent.
+            self._unanswered[peer_name] = secret
+            raise
+
+    def _secret_of(self, peer_name: str, peer: PeerAddress) -> Secret:
+        """The current one, but for the one after it where a peer was last silent to it."""
+        unanswered = self._unanswered.get(peer_name)
+        if unanswered is None or unanswered not in peer.secrets:
+            return peer.secrets[0]
+        return peer.secrets[(peer.secrets.index(unanswered) + 1) % len(peer.secrets)]
 
     def close(self) -> None:
         """Requests outstanding by UDP end in `NoAnswer`."""

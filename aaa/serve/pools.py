@@ -8,8 +8,10 @@ from __future__ import annotations
 
 import asyncio
 import random
+import secrets
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
+from hashlib import blake2b
 from typing import Final, Protocol
 
 import structlog
@@ -24,6 +26,7 @@ from kdc.errors import LocalError, RemoteError, Unavailable
 from kdc.model import Secret
 
 DEADLINE_S: Final = 2.5  # shorter than the 3 s after which our own foreign agent asks again
+_HASH_OCTETS: Final = 16
 SERVER_STATE: Final = "server"  # one counter for each server and state: server.NAME.dead
 _JITTER: Final = 0.1  # RFC 5080 §2.2.1, RFC 3539 §3.4.1: not all at once
 
@@ -85,6 +88,8 @@ class Pools:
     """`pools` of `upstreams`, by name; a server in several pools is watched and judged once.
 
     `on_close` closes what the exchangers share.  Raises `LocalError` for two pools of one name.
+    Keys are hashed with a secret of this process: who chooses the octets of requests cannot choose
+    whom they load.  So two processes may send one key to two servers.
     """
 
     def __init__(
@@ -95,6 +100,7 @@ class Pools:
         *,
         on_close: Callable[[], None] = lambda: None,
     ) -> None:
+        self._hash_key = secrets.token_bytes(_HASH_OCTETS)
         self._loop = asyncio.get_running_loop()
         self._pools: dict[str, TimedPool] = {}
         for each in pools:
@@ -120,6 +126,7 @@ class Pools:
         consistent hash.  Raises `NoAnswer` when the pool's deadline has passed, `Unavailable` where
         nobody could be asked, and `LocalError` for attributes that do not fit.
         """
+        key = blake2b(key, key=self._hash_key, digest_size=_HASH_OCTETS).digest()
         timed = self._pools[pool]
         ends_at = self._loop.time() + timed.deadline_s
         race = _Race()

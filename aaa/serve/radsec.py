@@ -6,6 +6,7 @@ from collections.abc import Callable, Iterable
 from typing import Protocol
 
 from aaa import config
+from aaa.net.observing import UNOBSERVED, Observer
 from aaa.net.radsec_client import RadsecClient
 from aaa.net.radsec_link import Watchdog
 from aaa.net.radsec_transactions import RadsecTransaction
@@ -86,6 +87,7 @@ class TlsServers:
         counters: Counters,
         *,
         deadline_s: float,
+        observer: Observer = UNOBSERVED,
     ) -> None:
         """Inside the event loop; raises `LocalError` for certificates that cannot be read."""
         self._settings = settings
@@ -101,6 +103,7 @@ class TlsServers:
                 contexts,
                 counters,
                 limits=limits_within(deadline_s),
+                observer=observer,
                 # The usual watchdog: pools find another server in time, and one that is only slow
                 # is not to lose its connection with all that is under way.
             )

@@ -97,6 +97,10 @@ class HomeAgentService:
         }
         self._outlet.installed(Grant(binding, held, endpoints, alias))
 
+    def revoked(self, spi: int) -> None:
+        """An operator has ended this association: other software holds its keys no longer."""
+        self._outlet.revoked(spi)
+
     def submit(
         self, access: AccessRequest, peer: Peer, send: Callable[[AccessResponse | None], None]
     ) -> None:

@@ -94,18 +94,19 @@ class RegistrationPipeline:
         self._on_shed = on_shed
         self._clock = clock
         self._monotonic = monotonic
-        self._batches: Batches[Work] = Batches(self._run)
+        self._batches: Batches[Work] = Batches(self._run, lambda work: work.peer.name)
         self._slow: set[asyncio.Task[None]] = set()
         self._slow_records: set[int] = set()  # those of the requests under way alone
 
     def submit(self, work: Work) -> None:
-        """Takes the request in, or answers 130 at once where it would wait too long."""
+        """Takes the request in, or answers 130 at once where it would wait too long.
+
+        Each peer has a queue of its own: one that sends too much is refused, and no other.
+        """
         work.waits_since = self._monotonic()
-        oldest = self._batches.oldest
-        if oldest is not None and (
-            work.waits_since - oldest.waits_since > REFUSING_AFTER_S
-            or self._batches.waiting >= MAXIMUM_WAITING
-        ):
+        oldest = self._batches.oldest_of(work.peer.name)
+        is_late = oldest is not None and work.waits_since - oldest.waits_since > REFUSING_AFTER_S
+        if is_late or not self._batches.has_room(work.peer.name, MAXIMUM_WAITING):
             self._shed([work])
             return
         self._batches.add(work)

@@ -13,11 +13,11 @@ from typing import Final
 import structlog
 
 from aaa.net import observing
+from aaa.net.limited_log import LimitedLog
 from aaa.net.observing import Hop
 from aaa.radius import counters as names
 from aaa.radius.clients import Client
 from aaa.radius.packet import Packet
-from aaa.serve.limited_log import LimitedLog
 from aaa.serve.process import on_user_signal
 from aaa.serve.trace import Trace
 from kdc.secret_quality import SecretQuality, explain, judge_secret

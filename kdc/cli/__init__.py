@@ -8,9 +8,9 @@ from importlib.metadata import entry_points
 import typer
 from rich.console import Console
 
-from kdc.cli import accounting, audit, client, db, kek, sa, subscriber, tls
+from kdc.cli import accounting, audit, client, db, disconnect, kek, sa, subscriber, tls
 from kdc.cli.session import ConfigOption
-from kdc.errors import RoamkeyError
+from kdc.errors import LocalError, RoamkeyError
 
 app = typer.Typer(
     name="kdc",
@@ -24,6 +24,7 @@ app.add_typer(subscriber.app, name="subscriber")
 app.add_typer(client.app, name="client")
 app.add_typer(sa.app, name="sa")
 app.add_typer(accounting.app, name="session")
+app.add_typer(disconnect.app, name="disconnect")
 app.add_typer(audit.app, name="audit")
 app.add_typer(tls.app, name="tls")
 
@@ -39,7 +40,16 @@ def serve(config: ConfigOption) -> None:
 def main() -> None:
     """Runs the command; what is wrong is one line on standard error and status 1."""
     try:
+        _check_arguments()
         app()
     except RoamkeyError as error:
         Console(stderr=True, highlight=False, markup=False, soft_wrap=True).print(str(error))
         sys.exit(1)
+
+
+def _check_arguments() -> None:
+    """Raises `LocalError`: octets that are no text would only fail where they are stored."""
+    try:
+        "".join(sys.argv).encode()
+    except UnicodeEncodeError:
+        raise LocalError("expected arguments in UTF-8") from None

@@ -35,9 +35,6 @@ SecretFileOption = Annotated[
 GenerateOption = Annotated[
     bool, typer.Option("--generate", help="draw the shared secret, and show it once")
 ]
-ShortOption = Annotated[
-    bool, typer.Option("--allow-short-secret", help="take one below 16 octets, with a warning")
-]
 
 
 @app.command()
@@ -47,7 +44,6 @@ def add(  # noqa: PLR0913, PLR0917 - one option each
     config: ConfigOption,
     secret_file: SecretFileOption = None,
     generate: GenerateOption = False,
-    allow_short_secret: ShortOption = False,
     realm: Annotated[list[str] | None, typer.Option(help="a realm it may speak for")] = None,
     message_authenticator: Annotated[
         bool, typer.Option(help="whether every request of it has to have one")
@@ -67,26 +63,25 @@ def add(  # noqa: PLR0913, PLR0917 - one option each
         requests_per_second,
         dynamic_authorization,
     )
-    secret = _secret(secret_file, generate=generate, allow_short=allow_short_secret)
+    secret = _secret(secret_file, generate=generate)
     with keyed(config) as (_, connection, keyring):
         radius_clients.add(connection, entry, secret, keyring, entropy=os.urandom)
     _print_done(name, "added", secret if generate else None, as_json=as_json)
 
 
 @app.command()
-def rotate(  # noqa: PLR0913, PLR0917 - one option each
+def rotate(
     name: NameArgument,
     config: ConfigOption,
     secret_file: SecretFileOption = None,
     generate: GenerateOption = False,
-    allow_short_secret: ShortOption = False,
     old_valid: Annotated[
         int, typer.Option(min=0, max=2**31 - 1, help="seconds for which the old secret stays valid")
     ] = 3600,
     as_json: JsonOption = False,
 ) -> None:
     """Give a client a new secret; the old one stays valid for a while."""
-    secret = _secret(secret_file, generate=generate, allow_short=allow_short_secret)
+    secret = _secret(secret_file, generate=generate)
     with keyed(config) as (_, connection, keyring):
         radius_clients.rotate(
             connection, name, secret, keyring, old_valid_s=old_valid, entropy=os.urandom
@@ -111,8 +106,12 @@ def _realm(given: str) -> str:
     return realm
 
 
-def _secret(file: Path | None, *, generate: bool, allow_short: bool) -> Secret:
-    """A good secret, or one with a warning; a bad one is refused.  Raises `LocalError`."""
+def _secret(file: Path | None, *, generate: bool) -> Secret:
+    """A good secret, or one with a warning; a bad one is refused.  Raises `LocalError`.
+
+    No option takes one under 16 octets: PROTOCOL section 9 forbids it, so that no server would
+    hear a client that had one.
+    """
     if (file is not None) == generate:
         raise typer.BadParameter("expected either --secret-file FILE or --generate")
     if file is None:
@@ -122,10 +121,8 @@ def _secret(file: Path | None, *, generate: bool, allow_short: bool) -> Secret:
     except ValueError as error:
         raise LocalError(f"{file}: {error}") from None
     quality = judge_secret(secret)
-    if quality is SecretQuality.KNOWN:
-        raise LocalError(f"{file}: {explain(quality)}, such as by --generate")
-    if quality is SecretQuality.SHORT and not allow_short:
-        raise LocalError(f"{file}: {explain(quality)}; --allow-short-secret takes it all the same")
+    if quality in (SecretQuality.KNOWN, SecretQuality.SHORT):
+        raise LocalError(f"{file}: {explain(quality)}; --generate draws a good one")
     if quality is not SecretQuality.GOOD:
         err.print(f"warning: {file}: {explain(quality)}")
     return secret

@@ -27,6 +27,7 @@ ReasonOption = Annotated[
     str | None, typer.Option("--reason", help="why; it is kept here and sent to nobody")
 ]
 WAIT_S: Final = 15.0
+_INTERRUPTED: Final = 130  # as a shell says it
 # RFC 5176 §3.5, RFC 3576 §3.6 and the registry of Error-Cause.
 _CAUSES: Final = {
     201: "residual session context removed",
@@ -68,13 +69,19 @@ def report(
     if wait_s is None:
         found = disconnects.find(connection, ids)
     else:
-        found = disconnects.wait(connection, ids, timeout_s=wait_s, progress=_Progress().tell)
+        try:
+            found = disconnects.wait(connection, ids, timeout_s=wait_s, progress=_Progress().tell)
+        except KeyboardInterrupt:
+            err.print(f"no longer waited for: {disconnects.STANDS}")
+            raise typer.Exit(_INTERRUPTED) from None
     if as_json:
-        items = [_as_object(item) for item in found]
+        items = [as_object(item) for item in found]
         typer.echo(json.dumps({**header, "registrations": items}))
     else:
         for item in found:
-            out.print(f"  {item.registration} at {item.fa_nai} ({item.realm}): {_result(item)}")
+            out.print(
+                f"  {item.registration} at {item.fa_nai} ({item.realm}): {describe_result(item)}"
+            )
         if not found:
             out.print("  nothing to be told to foreign domains")
     if wait_s is not None and not all(item.done for item in found):
@@ -94,7 +101,8 @@ class _Progress:
         self._told = line
 
 
-def _result(item: Disconnect) -> str:
+def describe_result(item: Disconnect) -> str:
+    """What has become of it, for people."""
     if item.state is DisconnectState.ACKED:
         return "acknowledged"
     if item.state is DisconnectState.NAKED:
@@ -106,7 +114,8 @@ def _result(item: Disconnect) -> str:
     return "no answer yet" if item.attempts else "not sent yet"
 
 
-def _as_object(item: Disconnect) -> dict[str, Any]:
+def as_object(item: Disconnect) -> dict[str, Any]:
+    """What has become of it, for programs."""
     return {
         "id": item.id,
         "kind": item.kind.value,

@@ -257,6 +257,9 @@ SELECT s.session_id, s.status, b.nai, encode(s.class_id, 'hex'), g.class_id IS N
   s.input_packets, s.output_packets, s.terminate_cause
 FROM accounting_sessions AS s
 LEFT JOIN registrations AS g ON g.class_id = s.class_id
+  -- Another operator may have seen a Class on its way: its sessions are nobody's of ours.
+  AND lower(coalesce(s.operator_realm, split_part(s.fa_nai, '@', 2), g.operator_realm,
+    split_part(g.fa_nai, '@', 2))) = lower(coalesce(g.operator_realm, split_part(g.fa_nai, '@', 2)))
 LEFT JOIN key0_records AS r ON r.id = g.record_id
 LEFT JOIN subscribers AS b ON b.id = r.subscriber_id
 WHERE (NOT :active OR s.status < 3)

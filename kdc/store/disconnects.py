@@ -15,6 +15,7 @@ from ipaddress import ip_address
 from typing import Any, Final
 
 from sqlalchemy import Connection, text
+from sqlalchemy.exc import OperationalError
 
 from kdc.errors import LocalError
 from kdc.model import IpAddress, Nai
@@ -28,6 +29,7 @@ NOT_AFTER_S: Final = 60
 _SESSION_NOT_FOUND: Final = 503  # RFC 5176 §3.5: Session-Context-Not-Found
 _REQUEST_INITIATED: Final = 507  # RFC 5176 §3.5: the FA has begun what it was asked for
 _POLL_S: Final = 0.2
+STANDS: Final = "what was asked for stands, and `kdc disconnect list` shows what comes of it"
 
 
 class DisconnectKind(enum.StrEnum):
@@ -49,6 +51,10 @@ class DisconnectState(enum.StrEnum):
     @property
     def final(self) -> bool:
         return self not in (DisconnectState.PENDING, DisconnectState.SENT)
+
+
+class DisconnectsNotSeen(LocalError):
+    """What was asked for is committed; what comes of it cannot be seen."""
 
 
 class SpiNotLive(LocalError):
@@ -120,8 +126,7 @@ INSERT INTO disconnects (kind, record_id, class_id, spis, realm, operator_realm,
 SELECT :kind, g.record_id, g.class_id,
   ARRAY(SELECT a.spi FROM associations AS a WHERE a.spi = ANY(g.spis)
         AND a.class_id = g.class_id AND a.pair IN (2, 3) ORDER BY a.spi),
-  w.realm, g.operator_realm, g.fa_nai,
-  (SELECT s.nas_identifier FROM accounting_sessions AS s
+  w.realm, g.operator_realm, g.fa_nai, (SELECT s.nas_identifier FROM accounting_sessions AS s
    WHERE s.class_id = g.class_id AND coalesce(s.operator_realm, w.realm) = w.realm
    ORDER BY s.event_time DESC LIMIT 1),
   g.nas_address, :reason, clock_timestamp() + :not_after_s * interval '1 second'
@@ -138,6 +143,8 @@ CROSS JOIN LATERAL (
 ) AS w
 WHERE r.id = ANY(:records) AND (CAST(:class_id AS bytea) IS NULL OR g.class_id = :class_id)
   AND g.created_at + g.lifetime_s * interval '1 second' > clock_timestamp()
+  AND EXISTS (SELECT 1 FROM associations AS a WHERE a.spi = ANY(g.spis)
+    AND a.class_id = g.class_id AND a.pair IN (2, 3))  -- not swept: the FA holds some, or did
   AND NOT EXISTS (SELECT 1 FROM disconnects AS d WHERE d.class_id = g.class_id
     AND d.record_id = r.id AND d.kind = 'disconnect' AND (
       d.state = 'acked' OR d.error_cause = 503  -- the FA holds nothing of it any more
@@ -148,8 +155,7 @@ RETURNING id
 _UNDER_WAY: Final = """
 SELECT id FROM disconnects
 WHERE record_id = ANY(:records) AND kind = 'disconnect' AND state IN ('pending', 'sent')
-  AND not_after > clock_timestamp()
-ORDER BY id
+  AND not_after > clock_timestamp() ORDER BY id
 """
 # As a deregistration does.  The revision makes every commit that is under way a conflict, even
 # where nothing is live; without digest and outcome no request that is heard again gets its keys.
@@ -249,22 +255,25 @@ def _request(
     return [row[0] for row in connection.execute(text(_UNDER_WAY), {"records": list(records)})]
 
 
-_FIND: Final = """
-SELECT id, kind, encode(class_id, 'hex'), spis, realm, fa_nai, host(nas_address), reason,
-  requested_at, state, error_cause, attempts
-FROM disconnects WHERE id = ANY(:ids) ORDER BY id
+COLUMNS: Final = """
+  d.id, d.kind, encode(d.class_id, 'hex'), d.spis, d.realm, d.fa_nai, host(d.nas_address), d.reason,
+  d.requested_at, d.state, d.error_cause, d.attempts
 """
+_FIND: Final = f"SELECT {COLUMNS} FROM disconnects AS d WHERE id = ANY(:ids) ORDER BY id"  # noqa: S608
 
 
 def find(connection: Connection, ids: Collection[int]) -> list[Disconnect]:
     """What has become of them by now."""
-    found = []
-    for row in connection.execute(text(_FIND), {"ids": list(ids)}):
-        values = list(row)
-        values[1], values[9] = DisconnectKind(row[1]), DisconnectState(row[9])
-        found.append(Disconnect(*values))
+    found = [read_disconnect(row) for row in connection.execute(text(_FIND), {"ids": list(ids)})]
     connection.rollback()
     return found
+
+
+def read_disconnect(row: Sequence[Any]) -> Disconnect:
+    """A row of `COLUMNS`."""
+    values = list(row)
+    values[1], values[9] = DisconnectKind(row[1]), DisconnectState(row[9])
+    return Disconnect(*values)
 
 
 def wait(
@@ -274,11 +283,17 @@ def wait(
     timeout_s: float,
     progress: Callable[[Sequence[Disconnect]], None] | None = None,
 ) -> list[Disconnect]:
-    """The same once all are final, or after `timeout_s`; tells `progress` each change."""
+    """The same once all are final, or after `timeout_s`; raises `DisconnectsNotSeen`.
+
+    Tells `progress` each change.
+    """
     until = time.monotonic() + timeout_s
     told: list[Disconnect] = []
     while True:
-        found = find(connection, ids)
+        try:
+            found = find(connection, ids)
+        except OperationalError:
+            raise DisconnectsNotSeen(f"the database does not answer any more: {STANDS}") from None
         if progress is not None and found != told:
             progress(found)
         told = found
@@ -297,11 +312,15 @@ WITH late AS (
     WHERE state IN ('pending', 'sent') AND not_after <= clock_timestamp()
       AND (claimed_until IS NULL OR claimed_until <= clock_timestamp())
     ORDER BY id LIMIT 256 FOR UPDATE SKIP LOCKED)
-), chosen AS (
-  SELECT id FROM disconnects
+), due AS (
+  SELECT id, row_number() OVER (PARTITION BY realm ORDER BY id) AS place FROM disconnects
   WHERE state IN ('pending', 'sent') AND not_after > clock_timestamp()
     AND (claimed_until IS NULL OR claimed_until <= clock_timestamp())
     AND (%(realms)s::text[] IS NULL OR realm = ANY(%(realms)s::text[]))
+), chosen AS (
+  SELECT id FROM disconnects
+  WHERE id IN (SELECT id FROM due WHERE place <= %(per_realm)s)
+    AND state IN ('pending', 'sent') AND coalesce(claimed_until, '-infinity') <= clock_timestamp()
   ORDER BY id LIMIT %(limit)s FOR UPDATE SKIP LOCKED
 )
 UPDATE disconnects AS d SET state = 'sent', attempts = d.attempts + 1, claimed_by = %(node)s,
@@ -330,10 +349,11 @@ async def claim(
     *,
     realms: Collection[str] | None = None,
     limit: int = 16,
+    per_realm: int = 16,
     lease_s: float = 10.0,
 ) -> list[Claimed]:
     """What `node` is to send to `realms` (None: to all), and nobody else for `lease_s`.
-
+    At most `per_realm` are for one realm: one that does not answer keeps no other waiting.
     A lease that has ended is another's to take.  What comes too late is marked as failed here.
     Raises `DatabaseUnavailable` and `CommitUnknown`; then a lease may stand and end by itself.
     """
@@ -341,6 +361,7 @@ async def claim(
         "node": node,
         "realms": None if realms is None else [realm.lower() for realm in realms],
         "limit": limit,
+        "per_realm": per_realm,
         "lease_s": lease_s,
     }
 

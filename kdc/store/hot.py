@@ -9,7 +9,7 @@ from __future__ import annotations
 import asyncio
 import enum
 import functools
-from collections.abc import AsyncIterator, Callable, Iterable, Sequence
+from collections.abc import AsyncIterator, Callable, Collection, Iterable, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from ipaddress import IPv4Network
@@ -34,6 +34,10 @@ from kdc.store.schema import FIRST_SLOT, SLOT_S, SLOTS, partition_of, slot_of
 from kdc.ticket import derive_ticket_key
 
 Entropy = Callable[[int], bytes]
+_UNCHANGED: Final = """
+SELECT r.id, r.revision FROM unnest(%s::bigint[], %s::bigint[]) AS t(id, revision)
+JOIN key0_records AS r ON r.id = t.id AND r.revision = t.revision
+"""
 _CLOCK: Final = "SELECT extract(epoch FROM clock_timestamp())::float8"
 
 
@@ -213,6 +217,19 @@ class Store:
             raise SpiTaken("a number was taken meanwhile") from None
         except (errors.DeadlockDetected, errors.SerializationFailure):
             return set()
+
+    async def find_unchanged(self, judged: Collection[tuple[int, int]]) -> set[tuple[int, int]]:
+        """Of records and the revision of each as they were, those that are so now.
+
+        Raises `DatabaseUnavailable`.
+        """
+        values = tuple(map(list, zip(*judged, strict=True)))
+
+        async def find(connection: Connection) -> set[tuple[int, int]]:
+            cursor = await connection.execute(_UNCHANGED, values, binary=True)
+            return {(row[0], row[1]) for row in await cursor.fetchall()}
+
+        return await self.pool.read(find)
 
     async def _outcome_seal(self, clock: float) -> RowSeal:
         """The outcome key of this epoch, made by whichever node comes first."""

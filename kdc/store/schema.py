@@ -358,4 +358,5 @@ audit_checkpoints = Table(
 )
 
 # The view `live_associations` (migrations/versions/0001) says what is live: renewal and
-# deregistration write no association, it follows from the record.
+# deregistration write no association, it follows from the record.  The trigger
+# `tr_subscribers_revoked` (0004) keeps revoked who is revoked.

@@ -9,7 +9,7 @@ from __future__ import annotations
 from alembic import op
 
 revision = "0012"
-down_revision = "0003"
+down_revision = "0004"
 branch_labels = None
 depends_on = None
 

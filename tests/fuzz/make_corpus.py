@@ -8,11 +8,23 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import replace
+from ipaddress import IPv4Address
 from random import Random
 from typing import Final
 
+from aaa.radius.accounting import AccountingRequest, encode_accounting_request
 from aaa.radius.attributes import NAS_IPV6_ADDRESS
-from aaa.radius.packet import MAXIMUM_ATTRIBUTES, decode
+from aaa.radius.dynauth import DynamicRequest, encode_dynamic_request
+from aaa.radius.packet import (
+    ACCOUNTING_REQUEST,
+    COA_REQUEST,
+    DISCONNECT_REQUEST,
+    MAXIMUM_ATTRIBUTES,
+    Attributes,
+    decode,
+)
+from kdc.accounting import AccountingStatus
+from kdc.model import DEFAULT_VENDOR_ID, Nai
 from kdc.wire.payloads import (
     MAXIMUM_KEY_EXCHANGES,
     MAXIMUM_PROPOSALS,
@@ -21,12 +33,12 @@ from kdc.wire.payloads import (
     encode_sa_payload,
 )
 from tests.fuzz.entry import CORPUS
-from tests.fuzz.radius_mutation import PROXY_STATE, Draft, Item, draft_of
+from tests.fuzz.radius_mutation import MESSAGE_AUTHENTICATOR, PROXY_STATE, Draft, Item, draft_of
 from tests.vectors_loader import Vector, octets, vectors
 
 FOUND: Final = "found-"
 # A fuzzer wants few and small seeds: of equal kinds the first ones show it all.
-_MAXIMUM_FILES: Final = 64
+_MAXIMUM_FILES: Final = 72
 
 
 def corpus() -> dict[str, dict[str, bytes]]:
@@ -82,8 +94,58 @@ def _packets() -> Iterator[tuple[str, bytes]]:
         yield f"made-code-{code}", draft.octets(None)
         draft.items = [Item(PROXY_STATE, bytes(253))] * 16
         yield f"made-code-{code}-unsigned-and-full", draft.octets(None)
+    for kind, code, attributes in sessions():
+        items = [Item(number, value) for number, value in attributes]
+        yield f"made-{kind}", Draft(code, 1, bytes(16), items).octets(None)
     yield from _fields("radius", "packet", "request", "response")
     yield from _fields("registration", "access_request", "access_response")
+
+
+def sessions() -> Iterator[tuple[str, int, Attributes]]:
+    """What is told and asked of a session, by name and code, of a time long past or to come."""
+    start = AccountingRequest(
+        AccountingStatus.START,
+        session_id=b"1",
+        nas_identifier=b"fa1",
+        nas_address=IPv4Address("198.51.100.7"),
+        user_name=b"m-0123456789abcdef@home.example",
+        classes=(b"8 octets",),
+        spis=(4096, 4097),
+        fa_nai=Nai.parse("fa1@visited.example").octets,
+        operator_name=b"1visited.example",
+        event_timestamp=1_800_000_000,
+    )
+    stop = replace(
+        start,
+        status=AccountingStatus.STOP,
+        delay_time_s=5,
+        session_time_s=60,
+        input_octets=2**32 + 1,
+        output_octets=7,
+        input_packets=3,
+        output_packets=4,
+        terminate_cause=6,
+        multi_session_id=b"2",
+    )
+    on = AccountingRequest(AccountingStatus.ACCOUNTING_ON, nas_identifier=b"fa1")
+    for name, report in (("start", start), ("stop", stop), ("on", on)):
+        attributes = encode_accounting_request(report, DEFAULT_VENDOR_ID)
+        yield f"accounting-{name}", ACCOUNTING_REQUEST, attributes
+    for name, code in (("disconnect", DISCONNECT_REQUEST), ("coa", COA_REQUEST)):
+        asked = DynamicRequest(
+            code,
+            "home.example",
+            b"8 octets",
+            (4096, 4097),
+            1_800_000_000,
+            nas_identifier=b"fa1",
+            nas_address=IPv4Address("198.51.100.7"),
+            operator_realm="visited.example",
+            session_id=b"1",
+            state=b"state" if code == COA_REQUEST else None,
+        )
+        attributes = encode_dynamic_request(asked, DEFAULT_VENDOR_ID)
+        yield name, code, ((MESSAGE_AUTHENTICATOR, bytes(16)), *attributes)
 
 
 def _registrations() -> Iterator[tuple[str, bytes]]:

@@ -15,6 +15,10 @@ from contextlib import suppress
 from typing import Final
 
 from aaa.exchange import AccessRequest, AccessResponse
+from aaa.radius.accounting import (
+    decode_accounting_request,
+    encode_accounting_request,
+)
 from aaa.radius.attributes import (
     collect,
     decode_access_request,
@@ -23,6 +27,14 @@ from aaa.radius.attributes import (
     decode_key_request,
     encode_access_request,
     encode_access_response,
+)
+from aaa.radius.dictionary import describe
+from aaa.radius.dynauth import (
+    RequestRefused,
+    check_supported,
+    decode_dynamic_answer,
+    decode_dynamic_request,
+    encode_dynamic_request,
 )
 from aaa.radius.errors import BadAuthenticator, MalformedPacket
 from aaa.radius.packet import (
@@ -65,6 +77,7 @@ def judge(octets: bytes) -> None:
     _check_octets(packet, octets)
     _check_signed(packet, octets)
     _check_vendor_attributes(packet.attributes)
+    _check_description(packet)
     if packet.code in _ANSWERS:
         _check_request(packet)
     elif packet.code in _RESPONSES:
@@ -122,6 +135,13 @@ def _check_vendor_attributes(attributes: Attributes) -> None:
     assert sum(lengths) == sum(map(len, ours)) and (not lengths or lengths[0] >= 3)
 
 
+def _check_description(packet: Packet) -> None:
+    """Every attribute has a line for people, and no line does anything but say it."""
+    described = describe(packet)
+    assert len(described) >= len(packet.attributes)
+    assert all(text.isprintable() and text.isascii() for line in described for text in line)
+
+
 def _check_request(packet: Packet) -> None:
     packet = decode(signed_plainly(packet, packet.authenticator), signed=False)
     states, has_signature = proxy_states(packet.attributes), packet.message_authenticator_at
@@ -139,6 +159,7 @@ def _check_request(packet: Packet) -> None:
     _check_answers(request)
     with suppress(MalformedPacket):
         decode_key_request(request, DEFAULT_VENDOR_ID)
+    _check_session(request)
     try:
         access = decode_access_request(request, DEFAULT_VENDOR_ID)
     except MalformedPacket:
@@ -156,21 +177,42 @@ def _is_verified(verify: Callable[[], object]) -> bool:
 
 
 def _check_answers(request: VerifiedRequest) -> None:
-    """The Proxy-States of a request fit beside the Message-Authenticator of each response."""
+    """The Proxy-States of a request fit each of its responses, with what signs that."""
     states = proxy_states(request.attributes)
     for code in _ANSWERS[request.code]:
-        try:
-            wire = encode_response(code, request, (), SECRET)
-        except LocalError:
-            # Of accounting alone: the request has no Message-Authenticator, and the answer has.
-            assert not request.message_authenticator_at
-            assert 38 + sum(2 + len(state) for state in states) > 4096 or len(states) == 200
-            continue
+        wire = encode_response(code, request, (), SECRET)
         response = verify_response(
             decode(wire), request.authenticator, SECRET, request_code=request.code
         )
         assert response.identifier == request.identifier
         assert proxy_states(response.attributes) == states
+
+
+def _check_session(request: VerifiedRequest) -> None:
+    """What accounting and dynamic authorization say of a session, through their encoders."""
+    try:
+        report = decode_accounting_request(request, DEFAULT_VENDOR_ID)
+    except MalformedPacket:
+        pass
+    else:
+        assert request.code == 4
+        again = _repeated(4, encode_accounting_request(report, DEFAULT_VENDOR_ID))
+        assert decode_accounting_request(again, DEFAULT_VENDOR_ID) == report
+        assert report.event_time(0.0) >= 0
+    try:
+        asked = decode_dynamic_request(request, DEFAULT_VENDOR_ID)
+    except RequestRefused:
+        return
+    assert request.code in (40, 43)
+    with suppress(RequestRefused):
+        check_supported(request, DEFAULT_VENDOR_ID)
+    again = _repeated(asked.code, encode_dynamic_request(asked, DEFAULT_VENDOR_ID))
+    assert decode_dynamic_request(again, DEFAULT_VENDOR_ID) == asked
+
+
+def _repeated(code: int, attributes: Attributes) -> VerifiedRequest:
+    wire = encode_request(code, 0, REQUEST_AUTHENTICATOR, attributes, SECRET)
+    return verify_request(decode(wire), SECRET)
 
 
 def _repeated_request(access: AccessRequest) -> AccessRequest | None:
@@ -192,6 +234,11 @@ def _check_response(packet: Packet) -> None:
         )
         assert good == _is_verified_response(packet, SECRET, request_code)
         assert not _is_verified_response(packet, OTHER_SECRET, request_code)
+    for request_code in (40, 43):
+        if _is_verified_response(packet, SECRET, request_code):
+            told = verify_response(packet, REQUEST_AUTHENTICATOR, SECRET, request_code=request_code)
+            with suppress(MalformedPacket):
+                assert decode_dynamic_answer(told).acknowledged == (packet.code in (41, 44))
     if not _is_verified_response(packet, SECRET, 1):
         return
     response = verify_response(packet, REQUEST_AUTHENTICATOR, SECRET)

@@ -1,11 +1,11 @@
 """A storm of mutated RADIUS packets against real processes: `python -m tests.fuzz.storm --seed N`.
 
-It starts `aaa home` on a PostgreSQL of its own, `aaa foreign` before it and `kdc serve` beside it,
-sends, and in between demands what a server owes: an answer to Status-Server, a registration for a
-good request, flat memory, no traceback, and a counter for each packet.  Exit status 1 where one is
-missing.  The same seed makes the same changes to packets of tests/vectors; those of the live
-registrations among them hold fresh keys and times, so that a packet that broke something is kept
-as it was (`--keep`).
+It starts `aaa home` on a PostgreSQL of its own, by UDP and by TLS, `aaa foreign` and `aaa agent`
+before it and `kdc serve` beside it, sends to each of their RADIUS ports, and in between demands
+what a server owes: that a good request is granted, Status-Server answered, memory flat, no
+traceback in a log, and a counter for each packet.  Exit status 1 where one is missing.  The same
+seed makes the same changes to packets of tests/vectors; those of the live registrations among them
+hold fresh keys and times, so that a packet that broke something is kept as it was (`--keep`).
 """
 
 from __future__ import annotations
@@ -181,23 +181,30 @@ class Storm:
         for front in self._fronts:
             processes.setdefault(front.target.process, []).append(front)
         told: dict[str, Counters] = {}
+        passed_on: dict[str, int] = {}  # by each process, and not yet seen at another
         figures = []
         for name, fronts in reversed(processes.items()):
             growth_kb = fronts[0].watch.resident_kb() - fronts[0].warm_kb
             dropped = sum(front.watch.dropped() for front in fronts)
             told[name] = self._end(name)
-            before = {f.target.process for f in self._fronts if f.target.forwards_to == name}
+            passed_on[name] = count_forwarded(told[name])
+            before = [f.target for f in self._fronts if f.target.forwards_to == name]
+            apart = [target for target in before if target.forwarded_by is not None]
             one = Figures(
                 process=name,
                 mutated=sum(front.mutated for front in fronts),
                 sent=sum(front.link.sent for front in fronts),
                 answered=sum(front.link.answered for front in fronts),
-                forwarded=sum(count_forwarded(told[other]) for other in before),
+                forwarded=0 if apart else sum(passed_on[p] for p in {t.process for t in before}),
                 dropped=dropped,
                 growth_kb=growth_kb,
                 counters=told[name],
+                is_proxy=any(front.target.forwards_to is not None for front in fronts),
                 stream=any(front.target.tls is not None for front in fronts),
             )
+            for target in apart:
+                one = one.forwarded_of(told[target.process].get(target.forwarded_by or "", 0))
+                passed_on[target.process] -= one.forwarded
             figures.append(one)
         return figures[::-1]
 

@@ -17,6 +17,7 @@ from typing import Final, Protocol
 from aaa.net.udp import Address
 from aaa.radius.errors import BadAuthenticator, MalformedPacket
 from aaa.radius.packet import (
+    ACCOUNTING_RESPONSE,
     MESSAGE_AUTHENTICATOR,
     RADSEC_SECRET,
     RESPONSES_TO,
@@ -133,7 +134,7 @@ class TlsLink:
     So a Status-Server goes behind each packet, and what became of it is known before the next.
     """
 
-    burst = 2  # most of them cost a handshake
+    burst = 4  # most of them cost a handshake
 
     def __init__(self, address: Address, context: ssl.SSLContext) -> None:
         self._address, self._context = address, context
@@ -238,7 +239,10 @@ def check_answer(octets: bytes) -> None:
         packet = decode(octets)
     except MalformedPacket as error:
         raise Unanswered(f"a malformed answer ({error}): {octets.hex()}") from None
-    if packet.code not in _ANSWERS or packet.attributes[0][0] != MESSAGE_AUTHENTICATOR:
+    # What answers accounting has none (RFC 2866 §5.13).
+    first = packet.attributes[0][0] if packet.attributes else None
+    is_signed = first == MESSAGE_AUTHENTICATOR or packet.code == ACCOUNTING_RESPONSE
+    if packet.code not in _ANSWERS or not is_signed:
         raise Unanswered(f"an answer of code {packet.code}: {octets.hex()}")
 
 

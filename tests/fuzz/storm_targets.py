@@ -2,44 +2,46 @@
 
 from __future__ import annotations
 
-import os
 import secrets
 import subprocess
 import sys
 import time
 from collections import Counter, deque
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Final
 
-from aaa.demo.configurations import HOME_AGENT
+from aaa.demo.configurations import HOME_AGENT, free_address, text_of
 from aaa.net.tls import TlsFiles, load_contexts
 from aaa.net.udp import Address
-from aaa.radius.attributes import (
-    KEY_REPLY,
-    collect,
-    decode_access_request,
-    encode_key_request,
-)
 from aaa.radius.packet import (
     ACCESS_REQUEST,
+    ACCOUNTING_REQUEST,
+    COA_REQUEST,
+    DISCONNECT_REQUEST,
     RADSEC_SECRET,
     STATUS_SERVER,
     Packet,
     decode,
-    encode_request,
-    verify_request,
-    verify_response,
 )
+from aaa.radius.ports import ACCOUNTING, DYNAMIC_AUTHORIZATION
 from aaa.roles.mobile_node import Heard
 from aaa.roles.mobile_node_terms import MnTerms
 from bench.registrations import FA_ADDRESS, FA_KEY_SPI, FA_NAI, Load, seal
 from kdc.crypto.hpke import X25519Key, fingerprint
-from kdc.model import DEFAULT_VENDOR_ID, Secret
+from kdc.model import Secret
 from kdc.wire.advertisement import FaAnnouncement, FaPublicKey
-from kdc.wire.keydist import AdmitRequest, Message, encode_key_request_message
 from tests.fuzz.storm_figures import Unanswered, read_log
+from tests.fuzz.storm_good import (
+    Good,
+    Judge,
+    accounting_start,
+    disconnect,
+    key_request,
+    session_bases,
+)
 from tests.fuzz.storm_link import Link, TlsLink, UdpLink, probe_of
 from tests.integration.domains import START_TIMEOUT_S, Domains
 from tests.integration.split import free_tcp
@@ -47,8 +49,17 @@ from tests.vectors_loader import octets, vectors
 
 LIVE: Final = 8  # places among the good packets of a target for one that is good now
 _LOG: Final = '\n[log]\nformat = "json"\n'
+# What a process says of each port once it is bound.
+_LISTENING: Final = frozenset({"listening", ACCOUNTING.name, DYNAMIC_AUTHORIZATION.name})
+_CODES: Final = (ACCESS_REQUEST, STATUS_SERVER)
+_TLS: Final = """
+[tls]
+certificate_file = "tls/home.pem"
+key_file = "tls/home.key"
+ca_file = "tls/ca.pem"
+"""
 _KDC: Final = """[kdc]
-listen = ["{host}:{port}"]
+listen = ["{address}"]
 realm = "home.example"
 
 [tls]
@@ -67,12 +78,6 @@ address = "{home_agent}"
 san = ["ha1.home.example"]
 """
 
-Judge = Callable[[bytes], None]
-"""Raises `ValueError` for an answer that does not grant what was asked."""
-
-Good = Callable[[Packet], tuple[Packet, Judge]]
-"""Makes of a registration that is good now a request that is good at another port."""
-
 
 @dataclass(frozen=True, slots=True)
 class Target:
@@ -83,6 +88,8 @@ class Target:
     secret: Secret
     codes: tuple[int, ...]  # sent more often than any other code
     forwards_to: str | None = None  # the process, further up, that gets what this one lets through
+    # The counter of the requests that it lets through, where others of the process go elsewhere.
+    forwarded_by: str | None = None
     tls: TlsFiles | None = None  # of a peer that it knows; None: UDP
     command: tuple[str, ...] = ()  # where it is not `aaa PROCESS`
     probe: int = STATUS_SERVER  # the code of a request that is answered whatever happens
@@ -95,40 +102,97 @@ class Target:
 
 
 def targets_of(domains: Domains) -> list[Target]:
-    """Every port that is stormed: a new one is one line here.  Writes what the KDC needs."""
+    """Every port that is stormed: a new one is one line here.  Writes what they need.
 
-    def secret(file: str) -> Secret:
-        return Secret(domains.secret(file))
-
-    ports, codes = domains.ports, (ACCESS_REQUEST, STATUS_SERVER)
-    known = _configure_kdc(domains)
+    A process stands behind those that it forwards to.
+    """
+    known_to_kdc, known_to_home = _configure_tls(domains)
+    _configure_sessions(domains)
+    visited, fa1 = (Secret(domains.secret(f"{name}.secret")) for name in ("visited", "fa1"))
+    ports = domains.ports
+    to_home = partial(Target, forwards_to="home")
+    told = partial(Target, codes=(ACCOUNTING_REQUEST, STATUS_SERVER), good=accounting_start)
+    asked = partial(
+        Target,
+        codes=(DISCONNECT_REQUEST, COA_REQUEST),
+        probe=DISCONNECT_REQUEST,
+        good=disconnect,
+    )
+    by_tls = partial(Target, secret=RADSEC_SECRET)
     return [
-        Target("home", ports["home"], secret("visited.secret"), codes),
-        Target("foreign", ports["foreign"], secret("fa1.secret"), codes, forwards_to="home"),
-        Target(
+        Target("home", ports["home"], visited, _CODES),
+        told("home", ports["home_accounting"], visited),
+        asked("agent", ports["agent_dynauth"], fa1),
+        to_home("foreign", ports["foreign"], fa1, _CODES),
+        told("foreign", ports["foreign_accounting"], fa1, forwards_to="home"),
+        asked(
+            "foreign",
+            ports["foreign_dynauth"],
+            visited,
+            forwards_to="agent",
+            forwarded_by="foreign.dynauth.forwarded",
+        ),
+        by_tls(
+            "home_tls",
+            ports["home_tls"],
+            codes=(ACCESS_REQUEST, ACCOUNTING_REQUEST, STATUS_SERVER),
+            tls=known_to_home,
+            command=("aaa", "home"),
+        ),
+        by_tls(
             "kdc",
             ports["kdc"],
-            RADSEC_SECRET,
-            codes,
-            tls=known,
+            codes=_CODES,
+            tls=known_to_kdc,
             command=("kdc", "serve"),
-            good=_key_request,
+            good=key_request,
         ),
     ]
 
 
-def _configure_kdc(domains: Domains) -> TlsFiles:
-    """A KDC on the same database, and the certificate of a home agent that it knows."""
+def _configure_tls(domains: Domains) -> tuple[TlsFiles, TlsFiles]:
+    """A KDC and another home on the same database; who is known to them: ha1, and visited."""
     folder = domains.folder / "tls"
     domains.kdc("tls", "authority", "tls")
-    for name in ("kdc", "ha1"):
+    for name in ("kdc", "ha1", "home", "visited"):
         domains.kdc("tls", "issue", "tls", name, "--san", f"{name}.home.example")
-    domains.ports["kdc"] = host, port = free_tcp()
-    kek_file = domains.postgres.kek_file
-    url = domains.database_url
-    text = _KDC.format(host=host, port=port, url=url, kek_file=kek_file, home_agent=HOME_AGENT)
+    for name in ("kdc", "home_tls"):
+        domains.ports[name] = free_tcp()
+    text = _KDC.format(
+        address=text_of(domains.ports["kdc"]),
+        url=domains.database_url,
+        kek_file=domains.postgres.kek_file,
+        home_agent=HOME_AGENT,
+    )
     (domains.folder / "kdc.toml").write_text(text)
-    return TlsFiles(folder / "ha1.pem", folder / "ha1.key", folder / "ca.pem")
+    text = (domains.folder / "home.toml").read_text()
+    by_udp = 'address = "127.0.0.1/32"\nsecret_file = "visited.secret"\n'
+    listen = f'\nlisten = ["{text_of(domains.ports["home"])}"]\n'
+    assert listen in text and by_udp in text
+    text = text.replace(listen, f'\ntls_listen = ["{text_of(domains.ports["home_tls"])}"]\n')
+    text = text.replace(by_udp, 'san = ["visited.home.example"]\n')
+    (domains.folder / "home_tls.toml").write_text(text + _TLS)
+    ha1, visited = (
+        TlsFiles(folder / f"{name}.pem", folder / f"{name}.key", folder / "ca.pem")
+        for name in ("ha1", "visited")
+    )
+    return ha1, visited
+
+
+def _configure_sessions(domains: Domains) -> None:
+    """Accounting goes up to home, dynamic authorization down to the agent."""
+    names = ("home_accounting", "foreign_accounting", "foreign_dynauth", "agent_dynauth")
+    domains.ports |= {name: free_address() for name in names}
+    at = {name: text_of(domains.ports[name]) for name in names}
+    for file, section, line in (
+        ("home", "[home]", f'accounting_listen = ["{at["home_accounting"]}"]'),
+        ("foreign", "[foreign]", f'accounting_listen = ["{at["foreign_accounting"]}"]'),
+        ("foreign", "[foreign]", f'dynamic_authorization_listen = ["{at["foreign_dynauth"]}"]'),
+        ("foreign", "[[client]]", f'dynamic_authorization = "{at["agent_dynauth"]}"'),
+        ("foreign", "[[home_server]]", f'accounting = "{at["home_accounting"]}"'),
+        ("agent", "[agent]", f'dynamic_authorization_listen = "{at["agent_dynauth"]}"'),
+    ):
+        domains.edit(f"{file}.toml", f"{section}\n", f"{section}\n{line}\n")
 
 
 def start(domains: Domains, targets: list[Target]) -> None:
@@ -150,7 +214,7 @@ def start(domains: Domains, targets: list[Target]) -> None:
 
 
 def _count_listening(domains: Domains, name: str) -> int:
-    return sum(event["event"] == "listening" for event in read_log(domains.log(name)))
+    return sum(event["event"] in _LISTENING for event in read_log(domains.log(name)))
 
 
 def _start(domains: Domains, target: Target) -> None:
@@ -189,6 +253,7 @@ class GoodPackets:
             for vector in vectors("registration"):
                 yield decode(octets(vector["out"]["access_request"]))
         yield decode(probe_of(target.probe, target.secret))
+        yield from session_bases(target.codes, target.secret)
         live, _ = self.live(target)
         yield from [live] * LIVE
 
@@ -209,27 +274,7 @@ class GoodPackets:
         packet = decode(load.datagrams[0])
         if target.good is None:
             return packet, lambda answer: load.check(0, answer)
-        return target.good(packet)
-
-
-def _key_request(packet: Packet) -> tuple[Packet, Judge]:
-    """The question whether the registration in `packet` is admitted, for a KDC."""
-    access = decode_access_request(verify_request(packet, RADSEC_SECRET), DEFAULT_VENDOR_ID)
-    message = AdmitRequest(access.registration_request)
-    payload = encode_key_request_message(message, DEFAULT_VENDOR_ID)
-    attributes = encode_key_request(
-        payload, home_agent="ha1", realm="home.example", vendor_id=DEFAULT_VENDOR_ID
-    )
-    authenticator = os.urandom(16)
-    wire = encode_request(ACCESS_REQUEST, 1, authenticator, attributes, RADSEC_SECRET)
-
-    def judge(answer: bytes) -> None:
-        response = verify_response(decode(answer), authenticator, RADSEC_SECRET)
-        reply = b"".join(collect(response.attributes, DEFAULT_VENDOR_ID).get(KEY_REPLY, ()))
-        if reply[1:2] != bytes((Message.ADMITTED,)):
-            raise ValueError("not admitted")
-
-    return decode(wire), judge
+        return target.good(packet, target.secret)
 
 
 def keep_packets(folder: Path, seed: int, process: str, recent: list[tuple[int, bytes]]) -> None:

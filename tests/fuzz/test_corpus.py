@@ -12,6 +12,8 @@ from typing import Any
 
 import pytest
 
+from aaa.radius.accounting import AccountingRequest
+from aaa.radius.dynauth import DynamicRequest
 from aaa.radius.packet import Packet, decode
 from kdc.wire.extensions import Extension
 from kdc.wire.payloads import SaPayload
@@ -132,6 +134,8 @@ def _drop_last(decoder: Callable[..., Any]) -> Callable[..., Any]:
             return dataclasses.replace(decoded, attributes=decoded.attributes[:-1])
         if isinstance(decoded, Extension):
             return dataclasses.replace(decoded, info=decoded.info[:-1])
+        if isinstance(decoded, AccountingRequest | DynamicRequest):
+            return dataclasses.replace(decoded, spis=decoded.spis[:-1])
         decoded.part.extensions.popitem()
         return decoded
 
@@ -152,6 +156,8 @@ def _confuse(decoder: Callable[..., Any]) -> Callable[..., Any]:
     ("target", "decoder"),
     [
         ("packet", "decode"),
+        ("packet", "decode_accounting_request"),
+        ("packet", "decode_dynamic_request"),
         ("registration", "decode_request"),
         ("extension", "read_extension"),
         ("payloads", "decode_sa_payload"),

@@ -11,7 +11,7 @@ import pytest
 from aaa.radius.packet import decode
 from tests.fuzz.radius_mutation import storm_packet
 from tests.fuzz.storm import Front, Plan, Storm
-from tests.fuzz.storm_figures import Figures, GrowingLog, Unanswered, last_counters
+from tests.fuzz.storm_figures import GROWTH_BOUND_KB, Figures, GrowingLog, Unanswered, last_counters
 from tests.integration.domains import Domains
 from tests.vectors_loader import octets, vectors
 
@@ -25,13 +25,25 @@ def test_a_small_storm(domains: Domains) -> None:
     for item in figures.values():
         assert item.tested > 0.9 * item.mutated, "more lost than tested"
         assert item.verified > item.mutated // 3, "the signature hides the decoders"
-    home, kdc = figures["home"].counters, figures["kdc"].counters
+    home, kdc, foreign, agent, by_tls = (
+        figures[name].counters for name in ("home", "kdc", "foreign", "agent", "home_tls")
+    )
     # From the structure of a packet to the channel binding, something broke everywhere.
     for reason in ("radius.malformed", "radius.bad_authenticator", "home.refused.proxy_states"):
         assert home[reason] > 0, reason
     for denial in (131, 132, 134, 140):
         assert home[f"home.denials.{denial}"] > 0, denial
     assert kdc["kdc.malformed"] > 0 and kdc["kdc.admitted"] > 0
+    assert by_tls["radius.accepts"] > 0 and by_tls["home.accounting.recorded"] > 0
+    for reason in ("recorded", "dropped.malformed", "dropped.operator_realm"):
+        assert home[f"home.accounting.{reason}"] > 0, reason
+    for reason in ("nas", "realm", "malformed"):
+        assert foreign[f"foreign.accounting.dropped.{reason}"] > 0, reason
+    for reason in ("answered", "dropped.event_timestamp", "refused.agent", "refused.home_realm"):
+        assert foreign[f"foreign.dynauth.{reason}"] > 0, reason
+    for cause in (401, 402, 403, 404, 503):
+        assert agent[f"dynamic_authorization.refused.{cause}"] > 0, cause
+    assert agent["dynamic_authorization.stale"] > 0
 
 
 class Murderous(Storm):
@@ -62,6 +74,25 @@ def test_figures() -> None:
     assert stream.tested == 51
 
 
+def test_figures_behind_a_proxy_that_cannot_tell_its_sends() -> None:
+    counters = {"radius.requests": 110, "radius.rejects_delayed": 40}
+    behind = dataclasses.replace(GOOD, forwarded=0, counters=counters)
+    for requests in (5, 15):
+        explained = behind.forwarded_of(requests)
+        assert explained.forwarded == 15
+        explained.judge()
+    for requests in (4, 16):  # each may have been sent three times, and was once
+        with pytest.raises(Unanswered, match="do not explain 15"):
+            behind.forwarded_of(requests)
+
+
+def test_a_proxy_has_room_for_what_is_under_way() -> None:
+    more = dataclasses.replace(GOOD, growth_kb=GROWTH_BOUND_KB + 1)
+    dataclasses.replace(more, is_proxy=True).judge()
+    with pytest.raises(Unanswered, match="memory grows"):
+        more.judge()
+
+
 @pytest.mark.parametrize(
     "wrong",
     [
@@ -69,6 +100,7 @@ def test_figures() -> None:
         {"counters": {"radius.requests": 106}},
         {"counters": {"radius.requests": 106}, "stream": True},
         {"growth_kb": 10**6},
+        {"growth_kb": 10**6, "is_proxy": True},
     ],
 )
 def test_wrong_figures_are_noticed(wrong: dict[str, object]) -> None:

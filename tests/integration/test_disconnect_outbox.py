@@ -4,25 +4,35 @@ from __future__ import annotations
 
 import asyncio
 import secrets
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
 from ipaddress import IPv4Address
+from pathlib import Path
 from typing import Any
 
 import psycopg
 import pytest
 
+from aaa.radius.counters import Counters
+from aaa.serve.endings import Endings
+from aaa.serve.key_outlet import SaOutlet
 from kdc.accounting import AccountingRecord, AccountingStatus
+from kdc.center import KeyDistributionCenter
 from kdc.config import DatabaseSettings
+from kdc.distribution import LocalKeyDistribution
 from kdc.errors import LocalError
-from kdc.model import Pair
-from kdc.records import NewRegistration
+from kdc.keyuse.table import Endpoint, Grant
+from kdc.keyuse.traffic import Party
+from kdc.model import Nai, Pair
+from kdc.outcome import encode_outcome
+from kdc.records import Admission, Denied, Fate, NewRegistration, RepeatDecision, Settled
 from kdc.store import CommitResult, Store, disconnects, subscribers
 from kdc.store.accounting import Recorded, SessionFilter, list_sessions, record
 from kdc.store.database import Connection, administration
 from kdc.store.disconnects import (
     Disconnect,
     DisconnectKind,
+    DisconnectsNotSeen,
     DisconnectState,
     SpiNotLive,
     claim,
@@ -36,6 +46,8 @@ from kdc.store.disconnects import (
 from kdc.store.subscribers import ACTIVE, REVOKED, SUSPENDED, SubscriberRevoked, SubscriberUnknown
 from tests.conftest import PostgresServer
 from tests.integration.stored import Provision, change_of, register
+from tests.keyuse_stories import association
+from tests.unit.serve.outlet import settings
 
 Query = Callable[[str], list[tuple[Any, ...]]]
 
@@ -109,6 +121,31 @@ async def test_what_is_under_way_is_not_committed_after_a_suspension(
     assert _live(query) == set()
 
 
+async def test_a_repeat_that_was_judged_before_the_end_is_not_answered_after_it(
+    store: Store, provision: Provision, admin: Connection
+) -> None:
+    """Nothing is committed for it: the last look at the record tells."""
+    one, other = provision(2)
+    decisions = []
+    kdc = LocalKeyDistribution(store, KeyDistributionCenter(secrets.token_bytes))
+    for enrolment in (one, other):
+        loaded = await store.load(enrolment.spis)
+        stored = next(iter(loaded.records.values())).record
+        change = await change_of(store, stored, stored.unspent[0], loaded.clock)
+        outcome = encode_outcome(Denied(129, True, at=int(loaded.clock), state=bytes(8)))
+        committed = await store.commit([replace(change, outcome=outcome)], clock=loaded.clock)
+        assert committed == [CommitResult.COMMITTED]
+        (admission,) = await kdc.admit_spis([stored.unspent[0]])
+        assert isinstance(admission, Admission) and admission.record is not None
+        decisions.append(
+            RepeatDecision(admission, admission.record, stored.unspent[0], "visited.example")
+        )
+    assert all(isinstance(fate, Settled) for fate in await kdc.settle(decisions))
+    request_for_subscriber(admin, one.nai, SUSPENDED)
+    first, second = await kdc.settle(decisions)
+    assert first is Fate.CONFLICT and isinstance(second, Settled)
+
+
 async def test_no_outcome_of_before_is_given_again_after_the_subscriber_is_back(
     store: Store, provision: Provision, admin: Connection
 ) -> None:
@@ -119,6 +156,56 @@ async def test_no_outcome_of_before_is_given_again_after_the_subscriber_is_back(
     (stored,) = {id(s): s for s in (await store.load(enrolment.spis[:1])).records.values()}.values()
     assert stored.outcome is None and stored.record.last_digest is None
     await register(store, enrolment)
+
+
+async def test_a_database_that_goes_while_somebody_waits_does_not_undo_what_is_asked(
+    store: Store, provision: Provision, admin: Connection, query: Query
+) -> None:
+    (enrolment,) = provision()
+    await register(store, enrolment)
+    ids = request_for_subscriber(admin, enrolment.nai, SUSPENDED)
+
+    def terminate(_: Sequence[Disconnect]) -> None:
+        query(
+            "SELECT pg_terminate_backend(pid) FROM pg_stat_activity"
+            " WHERE datname = current_database() AND pid <> pg_backend_pid()"
+        )
+
+    with pytest.raises(DisconnectsNotSeen, match="stands"):
+        wait(admin, ids, timeout_s=20, progress=terminate)
+    assert query("SELECT status FROM subscribers") == [("suspended",)]
+
+
+async def test_what_is_ended_is_taken_from_the_software_beside_the_home_agent(
+    store: Store, provision: Provision, admin: Connection, query: Query, tmp_path: Path
+) -> None:
+    """At the start too: the file of keys outlives the process, which may miss the end."""
+    one, other, third = provision(3)
+    registrations = [await register(store, enrolment) for enrolment in (one, other, third)]
+    outlet = SaOutlet(settings(tmp_path, file=True), Party.HOME_AGENT, Counters())
+    outlet.open()
+    home = Endpoint(Nai.parse("ha1@home.example"), IPv4Address("192.0.2.1"))
+    endpoints = dict.fromkeys(Party, home)
+    for registration in registrations:
+        spis = [a.spi for a in registration.associations if a.pair is not Pair.MN_FA]
+        held = tuple(
+            association(pair, spi, lifetime_s=600)
+            for pair, spi in zip((Pair.MN_HA, Pair.FA_HA), spis, strict=True)
+        )
+        outlet.installed(Grant(registration.class_id.hex(), held, endpoints, home.nai))
+    assert len(outlet.held()) == 6
+    request_for_subscriber(admin, one.nai, SUSPENDED)
+    endings = Endings(store, outlet.revoked)
+    await endings.take()
+    assert len(outlet.held()) == 4
+    request_for_spi(admin, registrations[1].associations[0].spi, DisconnectKind.COA)
+    await endings.take()
+    assert len(outlet.held()) == 4  # a renewal ends nothing
+    request_for_spi(admin, registrations[1].associations[0].spi, DisconnectKind.DISCONNECT)
+    await endings.take()
+    left = {item.spi for item in outlet.held()}
+    assert left < {a.spi for a in registrations[2].associations} and len(left) == 2
+    await outlet.close()
 
 
 async def test_both_of_a_renewal_are_ended_and_told_each_to_its_own_agent(
@@ -319,6 +406,29 @@ async def test_a_node_takes_what_goes_to_its_realms(
     left = [ids["a.example"], ids["c.example"]]
     assert [c.id for c in await claim(store, "n1", limit=1)] == left[:1]
     assert [c.id for c in await claim(store, "n1")] == left[1:]
+
+
+async def test_a_realm_with_much_to_be_told_leaves_room_for_others(
+    store: Store, provision: Provision, admin: Connection
+) -> None:
+    realms = ("silent.example", "silent.example", "silent.example", "b.example")
+    ids = []
+    for enrolment, realm in zip(provision(4), realms, strict=True):
+        await register(store, enrolment, fa=f"fa1@{realm}")
+        ids += request_for_subscriber(admin, enrolment.nai, SUSPENDED)
+    claimed = await claim(store, "n1", limit=3, per_realm=2)
+    assert [c.id for c in claimed] == [ids[0], ids[1], ids[3]]
+    assert [c.id for c in await claim(store, "n2", per_realm=2)] == [ids[2]]
+
+
+async def test_associations_that_are_long_over_are_not_asked_to_end(
+    store: Store, provision: Provision, admin: Connection, query: Query
+) -> None:
+    """The registration outlives them, and a request without an SPI could not be sent."""
+    (enrolment,) = provision()
+    await register(store, enrolment)
+    query("TRUNCATE associations")
+    assert request_for_subscriber(admin, enrolment.nai, SUSPENDED) == []
 
 
 async def test_what_comes_too_late_has_failed(

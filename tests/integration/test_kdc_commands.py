@@ -5,10 +5,14 @@ from __future__ import annotations
 import asyncio
 import json
 import secrets
+import signal
+import subprocess
+import sys
 from typing import Any
 
 import pytest
 
+from aaa.serve.home_clients import configured_clients, join_clients
 from kdc.accounting import AccountingRecord, AccountingStatus
 from kdc.model import Enrolment, Secret
 from kdc.records import NewRegistration
@@ -79,38 +83,42 @@ async def test_a_secret_that_is_drawn_is_shown_once_and_is_the_one_in_force(
 
 
 @pytest.mark.parametrize(
-    ("content", "options", "told"),
+    ("content", "told"),
     [
-        ("testing123", ("--allow-short-secret",), "everybody knows it"),
-        ("RadSec\n", ("--allow-short-secret",), "everybody knows it"),
-        ("testing123testing123", (), "everybody knows it"),
-        ("k7wQ-zu1", (), "at least 16"),
-        ("", ("--allow-short-secret",), "octets"),
+        ("testing123", "everybody knows it"),
+        ("RadSec\n", "everybody knows it"),
+        ("testing123testing123", "everybody knows it"),
+        ("k7wQ-zu1", "at least 16"),
+        ("", "octets"),
     ],
 )
-def test_a_bad_secret_is_refused_and_not_quoted(
-    content: str, options: tuple[str, ...], told: str, domains: Domains
-) -> None:
+def test_a_bad_secret_is_refused_and_not_quoted(content: str, told: str, domains: Domains) -> None:
     file = _secret_file(domains, content)
     for command in (("add", "a", "192.0.2.1/32"), ("rotate", "a")):
-        said = domains.kdc("client", *command, "--secret-file", file, *options, *HOME, expect=1)
+        said = domains.kdc("client", *command, "--secret-file", file, *HOME, expect=1)
         assert told in said and len(said.splitlines()) == 1
         assert not content.strip() or content.strip() not in said
     assert domains.kdc("client", "list", "--json", *HOME) == ""
 
 
-def test_a_short_secret_is_taken_by_name_with_a_warning(domains: Domains) -> None:
-    for name, content, options in (
-        ("short", "k7wQ-zu1", ("--allow-short-secret",)),
-        ("weak", "k7wQ-zu1_93hdm4x", ()),
-    ):
-        file = _secret_file(domains, content)
-        network = f"192.0.2.{len(content)}/32"
-        done = domains.run(
-            "kdc", "client", "add", name, network, "--secret-file", file, *options, *HOME
-        )
-        assert done.returncode == 0 and done.stderr.startswith("warning: ")
-        assert content not in done.stderr + done.stdout
+async def test_what_is_added_with_a_warning_is_in_force(domains: Domains, store: Store) -> None:
+    """And what no server would take is not added, whatever is said beside it."""
+    weak, short = "k7wQ-zu1_93hdm4x", "k7wQ-zu1"
+    add = ("kdc", "client", "add")
+    file = _secret_file(domains, weak)
+    done = domains.run(*add, "weak", "192.0.2.1/32", "--secret-file", file, *HOME)
+    assert done.returncode == 0 and done.stderr.startswith("warning: ")
+    assert weak not in done.stderr + done.stdout
+    options = ("--secret-file", _secret_file(domains, short), "--allow-short-secret")
+    assert domains.run(*add, "short", "192.0.2.2/32", *options, *HOME).returncode == 2
+    refused: list[str] = []
+    known = join_clients(
+        configured_clients(()),
+        (await load_radius_clients(store)).clients,
+        {},
+        lambda name, _reason: refused.append(name),
+    )
+    assert [client.name for client in known.clients] == ["weak"] and not refused
 
 
 def test_what_is_wrong_with_a_client_is_one_line(domains: Domains) -> None:
@@ -207,6 +215,51 @@ async def test_nobody_answers_and_nobody_waits(domains: Domains, store: Store) -
     assert "no subscriber" in domains.kdc("subscriber", "revoke", "x@home.example", *HOME, expect=1)
 
 
+async def test_what_came_of_it_is_seen_later(domains: Domains, store: Store) -> None:
+    enrolment, registration = await _registered(domains, store)
+    name = str(enrolment.nai)
+    domains.kdc("subscriber", "suspend", name, "--no-wait", "--reason", "[red]stolen", *HOME)
+    show = ("disconnect", "list", "--json")
+    (item,) = _objects(domains.kdc(*show, "--unfinished", "--realm", "Visited.example", *HOME))
+    assert (item["subscriber"], item["state"], item["attempts"]) == (name, "pending", 0)
+    assert (item["registration"], item["reason"]) == (registration.class_id.hex(), "[red]stolen")
+    await _answer(store, DisconnectKind.DISCONNECT, DisconnectState.NAKED, 403)
+    (item,) = _objects(domains.kdc(*show, "--subscriber", name, "--limit", "1", *HOME))
+    assert (item["state"], item["error_cause"], item["done"]) == ("naked", 403, False)
+    for wanted in (("--unfinished",), ("--realm", "x.example"), ("--subscriber", "x@home.example")):
+        assert domains.kdc(*show, *wanted, *HOME) == ""
+    assert "[red]" in domains.kdc("disconnect", "list", *HOME)
+
+
+async def test_who_stops_waiting_is_told_that_the_end_stands(
+    domains: Domains, store: Store
+) -> None:
+    enrolment, _ = await _registered(domains, store)
+    command = (sys.executable, "-m", "kdc", "subscriber", "suspend", str(enrolment.nai), *HOME)
+    waiting = await asyncio.create_subprocess_exec(
+        *command, cwd=domains.folder, env=domains.environment, stderr=subprocess.PIPE
+    )
+    async with asyncio.timeout(30):
+        while not _objects(domains.kdc("disconnect", "list", "--json", *HOME)):  # noqa: ASYNC110
+            await asyncio.sleep(0.1)
+        await asyncio.sleep(0.5)
+        waiting.send_signal(signal.SIGINT)
+        _, told = await waiting.communicate()
+    said = told.decode()
+    assert waiting.returncode == 130 and "kdc disconnect list" in said
+    assert "Traceback" not in said
+
+
+def test_octets_that_are_no_text_are_one_line(domains: Domains) -> None:
+    for arguments in (
+        ("subscriber", "suspend", "al\udcff@home.example"),
+        ("subscriber", "suspend", "alice@home.example", "--reason", "\udcff"),
+        ("client", "show", "\udcff"),
+    ):
+        said = domains.kdc(*arguments, *HOME, expect=1)
+        assert said.strip() == "expected arguments in UTF-8"
+
+
 async def test_associations_are_listed_shown_renewed_and_revoked(
     domains: Domains, store: Store
 ) -> None:
@@ -260,7 +313,13 @@ async def test_sessions_are_listed(domains: Domains, store: Store) -> None:
             class_id=registration.class_id,
             operator_realm="visited.example",
         ),
-        request(AccountingStatus.STOP, "over", input_octets=2**40, fa_nai="fa@other.example"),
+        request(
+            AccountingStatus.STOP,
+            "over",
+            input_octets=2**40,
+            fa_nai="fa@other.example",
+            class_id=registration.class_id,  # heard on its way: shown as nobody's of ours
+        ),
     ]
     assert await record(store, batch) == [Recorded.RECORDED] * 2
     listed = {

@@ -109,7 +109,7 @@ def test_a_database_that_is_in_use_is_brought_here_step_by_step_and_back(
     _populate_at_0001(empty, postgres)
     before = _everything(empty)
     with administration(empty) as connection:
-        for revision in ("0002", "0003"):
+        for revision in ("0002", "0003", "0004"):
             migrate.migrate_to(connection, revision)
             assert migrate.current_revision(connection) == revision
     assert _everything(empty) == before
@@ -131,6 +131,21 @@ def test_a_database_that_is_in_use_is_brought_here_step_by_step_and_back(
         ]
         purposes = plain.execute("SELECT purpose FROM data_keys ORDER BY 1").fetchall()
         assert purposes == [("association",), ("identity",), ("record",)]
+
+
+def test_no_release_brings_back_who_is_revoked(empty: str, postgres: PostgresServer) -> None:
+    """The statement is that of `kdc subscriber resume` of 0001, which knows no revocation."""
+    _populate_at_0001(empty, postgres)
+    resume = "UPDATE subscribers SET status = 'active'"
+    _upgrade(empty, postgres)
+    with psycopg.connect(empty, autocommit=True) as plain:
+        plain.execute("UPDATE subscribers SET status = 'suspended'")
+        assert plain.execute(resume).rowcount > 0
+        plain.execute("UPDATE subscribers SET status = 'revoked'")
+        for status in ("active", "suspended"):
+            with pytest.raises(psycopg.errors.CheckViolation, match="final"):
+                plain.execute(resume.replace("active", status))
+        plain.execute("UPDATE subscribers SET status = 'revoked', roam = NULL")
 
 
 def test_a_database_of_the_release_before_gets_the_new_data_key_and_keeps_its_own(

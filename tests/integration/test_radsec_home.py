@@ -360,5 +360,5 @@ async def test_a_home_agent_behind_its_home_aaa_over_tls(split: SplitHome) -> No
     nodes = [Node(each, seed) for seed, each in enumerate(split.subscribers(10))]
     await asyncio.gather(*(node.register(split, "fa1", terms=TERMS) for node in nodes))
     assert set(split.stop_all().values()) == {0}
-    assert re.search(r"connected .*peer=aaah version=1\.1", _plain(split.log("ha1")))
+    assert re.search(r"connected .*source=aaah version=1\.1", _plain(split.log("ha1")))
     assert split.count()[0] == 10

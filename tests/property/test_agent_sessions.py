@@ -170,3 +170,38 @@ def test_the_oldest_is_displaced_with_its_associations() -> None:
         assert table.install(session, now=0.0) == ()
     assert table.install(sessions[2], now=1.0) == (Ended(sessions[0], Ending.DISPLACED, (256,)),)
     assert table.find("h.ex", b"0", (256,)) is None
+
+
+def _of(realm: str, n: int) -> Session:
+    spis = (256 + n,)
+    return Session(f"{realm} {n}", realm, b"%d" % n, spis, f"{realm} {n}", "x", ALIAS, 0.0, 600.0)
+
+
+def test_no_home_displaces_anothers_sessions() -> None:
+    table = SessionTable(maximum=4)
+    good = _of("good.example", 0)
+    assert table.install(good, now=0.0) == ()
+    ended = [item for n in range(20) for item in table.install(_of("bad.example", n), now=1.0)]
+    assert {item.session.realm for item in ended} == {"bad.example"} and len(ended) == 17
+    assert table.find("good.example", good.class_id, good.spis) == good
+
+
+def test_what_is_revoked_before_its_grant_arrives_grants_nothing() -> None:
+    """A Disconnect-Request may overtake the Access-Accept, which a proxy repeats for a while."""
+    table = SessionTable(maximum=4)
+    assert table.revoke("h.ex", b"one", (256,), now=100.0) == (None, ())
+    assert table.was_revoked("h.ex", b"one", now=399.0)
+    assert not table.was_revoked("h.ex", b"two", now=100.0)
+    assert not table.was_revoked("other.ex", b"one", now=100.0)
+    assert not table.was_revoked("h.ex", b"one", now=400.0)
+    # One that is here is what it was, whatever does not fit; nor is it under a name of accounting.
+    session = _of("h.ex", 3)
+    table.install(session, now=0.0)
+    table.revoke("h.ex", b"3", session.spis, now=1.0, number="another")
+    assert not table.was_revoked("h.ex", b"3", now=1.0)
+    # No home makes the agent forget what another has ended, and none makes it remember more.
+    for n in range(20):
+        table.revoke("bad.example", b"%d" % n, (256,), now=100.0)
+    assert table.was_revoked("h.ex", b"one", now=101.0)
+    known = [table.was_revoked("bad.example", b"%d" % n, now=101.0) for n in range(20)]
+    assert known == [False] * 17 + [True] * 3

@@ -312,3 +312,26 @@ def test_more_than_may_wait_are_refused_at_once() -> None:
         await stage.pool.close()
 
     asyncio.run(play())
+
+
+def test_a_peer_that_sends_too_much_is_refused_and_no_other() -> None:
+    async def play() -> None:
+        stage = Stage(World())
+        relayed = relayed_by(stage.world)
+        structured = read_request(relayed.access, vendor_id=stage.world.policy.vendor_id)
+        flood: list[AccessResponse | None] = []
+        quiet: list[AccessResponse | None] = []
+        for _ in range(MAXIMUM_WAITING):
+            stage.pipeline.submit(Work(structured, VISITED, flood.append))
+        stage.monotonic += REFUSING_AFTER_S + 0.01
+        other = dataclasses.replace(VISITED, name="quiet")
+        stage.pipeline.submit(Work(structured, other, quiet.append))
+        stage.pipeline.submit(Work(structured, VISITED, flood.append))
+        assert (quiet, flood) == ([], [AccessReject(DENIED_RESOURCES)])
+        stage.pipeline.start_batches()
+        while not quiet:  # noqa: ASYNC110 - it is another task that answers
+            await asyncio.sleep(0.001)
+        assert isinstance(quiet[0], AccessAccept) and len(flood) < MAXIMUM_WAITING // 2
+        await stage.finish()
+
+    asyncio.run(play())

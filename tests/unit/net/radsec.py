@@ -10,6 +10,7 @@ from ipaddress import ip_address
 from pathlib import Path
 from typing import TypeVar
 
+from aaa.net.observing import UNOBSERVED, Observer
 from aaa.net.radsec_client import RadsecClient
 from aaa.net.radsec_link import Watchdog
 from aaa.net.radsec_server import RadsecServer
@@ -102,6 +103,7 @@ class Parties:
         limits: ClientLimits | None = None,
         watchdog: Watchdog | None = None,
         counters: Counters | None = None,
+        observer: Observer = UNOBSERVED,
     ) -> RadsecClient:
         made = RadsecClient(
             [RadsecTarget(CENTER, address) for address in addresses],
@@ -109,6 +111,7 @@ class Parties:
             counters or Counters(),
             limits=limits,
             watchdog=watchdog,
+            observer=observer,
         )
         self._clients.append(made)
         return made
@@ -208,7 +211,8 @@ class Raw:
 
     async def _packet(self) -> Packet:
         header = await self._reader.readexactly(4)
-        return decode(header + await self._reader.readexactly(int.from_bytes(header[2:]) - 4))
+        octets = header + await self._reader.readexactly(int.from_bytes(header[2:]) - 4)
+        return decode(octets, signed=False)  # RADIUS/1.1 as well: the Token is in the authenticator
 
     async def is_closed(self) -> bool:
         """Whether the server closes without another octet."""

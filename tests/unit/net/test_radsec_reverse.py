@@ -8,7 +8,9 @@ import itertools
 import pytest
 
 from aaa.net import radsec_reverse
+from aaa.net.observing import Hop, Unobserved
 from aaa.net.radsec_client import RadsecClient
+from aaa.net.radsec_link import Watchdog
 from aaa.net.radsec_transactions import RadsecTransaction
 from aaa.radius import counters as names
 from aaa.radius.counters import Counters
@@ -34,6 +36,7 @@ from tests.unit.net.radsec import (
     Parties,
     Raw,
     Served,
+    accepted,
     connect_and_ask,
     peer,
     request,
@@ -154,6 +157,56 @@ async def test_a_lost_connection_ends_what_was_asked(parties: Parties) -> None:
     assert reached.counters[names.ABANDONED] == 1
 
 
+async def test_a_server_that_asks_and_does_not_read_fills_no_memory(parties: Parties) -> None:
+    served, reached = await _reached(parties)
+    heard = 0
+
+    def at_length(transactions: list[RadsecTransaction]) -> None:
+        nonlocal heard
+        for each in transactions:
+            heard += 1
+            each.respond(DISCONNECT_ACK, ((CLASS, bytes(253)),) * 15)
+
+    reached.client.on_requests = at_length
+    connection = accepted(served.heard[0])
+    connection.stop_reading()
+    (link,) = reached.client._upstreams[0].links
+    transport = link._transport
+    assert transport is not None
+    for number in range(1, 8193):
+        body = ((CLASS, number.to_bytes(4, "big")),)
+        connection.send(
+            encode_request(DISCONNECT_REQUEST, number % 256, bytes(16), body, RADSEC_SECRET)
+        )
+        if number % 256 == 0:
+            await until(lambda: heard + reached.counters[names.OVERLOAD] == number)  # noqa: B023
+    assert transport.get_write_buffer_size() < 4 * 1024 * 1024
+    connection._read_again()  # it reads on, and is answered as before
+    await until(lambda: transport.get_write_buffer_size() == 0)
+    before = heard
+    connection.send(encode_request(DISCONNECT_REQUEST, 9, bytes(16), ENTRY, RADSEC_SECRET))
+    await until(lambda: heard == before + 1)
+
+
+async def test_a_server_that_asks_and_answers_nothing_is_left(parties: Parties) -> None:
+    served, counters = parties.serve(port=TLS), Counters()
+    client = parties.client(
+        served.address, counters=counters, watchdog=Watchdog(owed_s=0.2, answer_s=0.3)
+    )
+    Reached(client, counters)
+    assert (await client.exchange(1, user("first"))).code == 2
+    connection = accepted(served.heard[0])
+    connection.stop_reading()
+    owed = asyncio.create_task(client.exchange(1, user("second"), deadline_s=5))
+    for number in itertools.cycle(range(256)):
+        if counters[names.RADSEC_CLIENT_SILENT] or owed.done():
+            break
+        connection.send(encode_request(DISCONNECT_REQUEST, number, bytes(16), ENTRY, RADSEC_SECRET))
+        await asyncio.sleep(0.02)
+    assert (await owed).code == 2  # by the next connection
+    assert counters[names.RADSEC_CLIENT_SILENT] == 1
+
+
 async def test_what_does_not_fit_takes_no_identifier(parties: Parties) -> None:
     served, _ = await _reached(parties)
     for _ in range(300):
@@ -271,3 +324,31 @@ async def test_a_request_signed_over_its_authenticator_is_not_one(
     assert await raw.is_closed()
     assert (len(served.heard), served.counters[names.BAD_AUTHENTICATOR]) == (1, 1)
     await raw.close()
+
+
+class Onlooker(Unobserved):
+    """Keeps what is shown: whose, which way, and the code."""
+
+    on = True
+
+    def __init__(self) -> None:
+        self.seen: list[tuple[str, str, int]] = []
+
+    def packet(self, hop: Hop, octets: bytes, what: str) -> None:
+        self.seen.append((hop.name, what, octets[0]))
+
+
+async def test_both_ends_show_what_goes_either_way(parties: Parties) -> None:
+    served, counters = parties.serve(port=TLS), Counters()
+    served.server.observer = accepting = Onlooker()
+    onlooker = Onlooker()
+    reached = Reached(
+        parties.client(served.address, counters=counters, observer=onlooker), counters
+    )
+    assert (await reached.client.exchange(1, user("x"))).code == 2
+    await served.server.exchange(HOME_AGENT.name, DISCONNECT_REQUEST, ENTRY, 5)
+    shown = [("sent", 12), ("received", 2), ("sent", 1), ("received", 2)]
+    shown += [("received", DISCONNECT_REQUEST), ("sent", DISCONNECT_ACK)]
+    assert onlooker.seen == [("center", *each) for each in shown]
+    other = {"sent": "received", "received": "sent"}
+    assert accepting.seen == [("home agent", other[what], code) for what, code in shown]

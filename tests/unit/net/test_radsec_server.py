@@ -9,6 +9,7 @@ import socket
 from asyncio.sslproto import SSLProtocol
 
 import pytest
+from structlog.testing import capture_logs
 
 from aaa.net.server_connection import ServerLimits
 from aaa.net.udp import Address
@@ -328,3 +329,19 @@ async def test_what_is_in_flight_is_answered_before_the_end(parties: Parties) ->
     await served.server.close()
     assert (await task).attributes[1] == (1, b"late")
     assert served.server.connections == 0
+
+
+async def test_whoever_comes_again_and_again_has_one_line_of_the_log(parties: Parties) -> None:
+    served = parties.serve()
+    stranger = parties.contexts(parties.authority.issue("x", ["x.example"])).client
+    with capture_logs() as logged:
+        for _ in range(5):
+            await (await connect_and_ask(served.address, parties.client_contexts().client)).close()
+            refused = await Raw.connect(served.address, stranger)
+            assert await refused.is_closed()
+            await refused.close()
+    assert served.counters[names.RADSEC_OPENED] == 5
+    assert served.counters[names.RADSEC_UNKNOWN_PEER] == 5
+    told = [(line["event"], line["source"], line["log_level"]) for line in logged]
+    assert told == [("connected", HOME_AGENT.name, "info"), ("refused", "127.0.0.1", "warning")]
+    assert logged[1]["names"] == ["x.example"]

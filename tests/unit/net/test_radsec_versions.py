@@ -183,3 +183,13 @@ async def test_a_server_that_shows_our_own_certificate_is_ourselves(parties: Par
     await raw.close()
     await until(lambda: served.counters[names.RADSEC_SELF] >= 1)
     assert not served.heard
+
+
+async def test_a_status_server_of_200_proxy_states_has_them_back(parties: Parties) -> None:
+    """There is no Message-Authenticator that would be one more."""
+    served = parties.serve(contexts=parties.server_contexts(NEW))
+    raw = await _raw(parties, served.address, "radius/1.1")
+    states = ((33, b"x"),) * 200
+    raw.send(RADIUS_1_1.encode_request(12, 1, states, bytes))
+    assert (await raw.packet()).attributes == states
+    await raw.close()

@@ -127,3 +127,24 @@ def test_an_abandoned_answer_makes_no_second_entry() -> None:
         table.forget(KEY, authenticator)  # an answer is not forgotten
         assert table.on_request(KEY, authenticator, 0.0, "c") == b"x"
     assert len(table) == 1 and table.in_progress == 0
+
+
+def test_a_client_that_has_long_answers_kept_loses_its_own() -> None:
+    table = DuplicateTable(maximum_octets=10_000)
+    quiet = KEY._replace(peer=("192.0.2.9", 1645))
+    table.on_request(quiet, FIRST, 0.0, "quiet")
+    table.answer(quiet, FIRST, bytes(1000), 0.0)
+    for number in range(256):
+        key = KEY._replace(identifier=number)
+        assert table.on_request(key, FIRST, 1.0, "long") is Standing.NEW
+        assert table.answer(key, FIRST, bytes(4000), 1.0)
+    assert len(table) == 3
+    assert table.on_request(quiet, FIRST, 2.0, "quiet") == bytes(1000)
+    assert table.on_request(KEY._replace(identifier=255), FIRST, 2.0, "long") == bytes(4000)
+    assert table.on_request(KEY._replace(identifier=253), FIRST, 2.0, "long") is Standing.NEW
+    # What has expired, or was abandoned, makes room for as much again.
+    for number in range(2):
+        key = KEY._replace(identifier=number)
+        table.on_request(key, SECOND, 50.0, "long")
+        table.answer(key, SECOND, bytes(4900), 50.0)
+    assert table.on_request(KEY._replace(identifier=0), SECOND, 51.0, "long") == bytes(4900)

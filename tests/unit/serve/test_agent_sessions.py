@@ -169,6 +169,15 @@ async def test_interim_records_and_the_end_of_the_lifetime(tmp_path: Path) -> No
     await stage.close()
 
 
+async def test_a_disconnect_that_overtakes_the_grant_is_not_in_vain(tmp_path: Path) -> None:
+    """Home takes 503 for "holds nothing": what comes after it must not make that wrong."""
+    stage = Stage(tmp_path)
+    assert not stage.sessions.disconnect(asked(1))
+    assert stage.sessions.was_revoked(relayed("192.0.2.9"), delivery(1))
+    assert not stage.sessions.was_revoked(relayed("192.0.2.9"), delivery(2))
+    await stage.close()
+
+
 async def test_the_timer_ends_a_session_by_itself(tmp_path: Path) -> None:
     stage = Stage(tmp_path)
     short = replace(delivery(1), lifetime_s=1)

@@ -154,6 +154,11 @@ async def test_what_is_not_known_to_be_stored_is_not_answered(home: Home, error:
         ({"operator_name": b"1other.example"}, "operator_realm"),
         ({"operator_name": b"0visited.example"}, "operator_realm"),
         ({"fa_nai": b"fa1@other.example"}, "fa_realm"),
+        ({"fa_nai": b"fa1@OTHER.example"}, "fa_realm"),
+        ({"fa_nai": b"fa1"}, "fa_realm"),
+        ({"fa_nai": b"fa1@other.example."}, "fa_realm"),
+        # No NAI, and so no realm: what looks like another's name must not be stored as one.
+        ({"fa_nai": b"fa1@other.example\xff"}, "malformed"),
         ({"user_name": b"somebody@other.example"}, "user_realm"),
     ],
 )
@@ -197,3 +202,19 @@ async def test_memory_is_bounded_while_the_database_hangs(home: Home) -> None:
     home.database.held.set()
     await home.accounting.drain()
     assert all(each.answers or each.forgotten for each in (*requests, *more))
+
+
+async def test_a_peer_that_sends_too_much_is_dropped_and_the_others_are_stored(home: Home) -> None:
+    home.accounting.peers = {
+        name: Peer(name, frozenset({"visited.example"})) for name in ("visited", "quiet")
+    }
+    home.take(*[REPORT] * (MAXIMUM_WAITING + 2000))
+    await asyncio.sleep(0)
+    quiet = home.take(*[REPORT] * 20, client="quiet")
+    assert not any(each.forgotten for each in quiet)
+    assert all(each.forgotten for each in home.take(*[REPORT] * 20))
+    home.database.held.set()
+    await home.accounting.drain()
+    assert all(each.answers for each in quiet)
+    # Behind the two batches that were under way, and before all of the other that waited.
+    assert [each.peer for each in home.database.kept[512:768]].count("quiet") == 20

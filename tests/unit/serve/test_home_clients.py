@@ -2,14 +2,23 @@
 
 from __future__ import annotations
 
+import asyncio
+import secrets
+import threading
 from ipaddress import ip_network
+
+import pytest
 
 from aaa.config.home import HomeClient
 from aaa.exchange import Peer
-from aaa.serve.home_clients import KnownClients, configured_clients, join_clients
+from aaa.radius.counters import Counters
+from aaa.serve.home_clients import ClientWatch, KnownClients, configured_clients, join_clients
 from aaa.serve.peer_requests import PeerAddress
 from kdc.model import Secret
-from kdc.store.radius_clients import StoredClient
+from kdc.store import Store, migrate, radius_clients
+from kdc.store.database import administration
+from kdc.store.radius_clients import ClientEntry, StoredClient
+from tests.conftest import PostgresServer
 
 CONFIGURED = HomeClient.model_construct(
     name="visited",
@@ -62,8 +71,8 @@ def test_both_are_known_with_all_that_is_said_of_them() -> None:
     assert known.names_of("other.example") == ["other"]
     assert known.names_of("nobody.example") == []
     assert known.addresses == {
-        "visited": PeerAddress(("192.0.2.1", 3799), CONFIGURED.secret_file),
-        "other": PeerAddress(("198.51.100.1", 3799), NEW),  # signed with the current secret
+        "visited": PeerAddress(("192.0.2.1", 3799), (CONFIGURED.secret_file,)),
+        "other": PeerAddress(("198.51.100.1", 3799), (NEW, OLD)),
     }
 
 
@@ -101,3 +110,38 @@ def test_one_that_cannot_be_used_is_left_out_alone() -> None:
 def test_without_an_address_there_is_no_way_by_udp() -> None:
     other = CONFIGURED.model_copy(update={"dynamic_authorization": None})
     assert configured_clients((other,)).addresses == {}
+
+
+async def test_a_name_server_that_is_silent_keeps_nobody_in_force(
+    store: Store,
+    postgres: PostgresServer,
+    database_name: str,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    answered = threading.Event()
+
+    def silent(host: str, port: int) -> tuple[str, int]:
+        assert answered.wait(20)
+        return "198.51.100.1", port
+
+    monkeypatch.setattr("aaa.serve.home_clients.resolve", silent)
+    told: list[KnownClients] = []
+    watch = ClientWatch(store, configured_clients(()), told.append, Counters())
+    with administration(postgres.conninfo(database_name)) as connection:
+        keyring = migrate.load_keyring(connection, postgres.kek)
+        entry = ClientEntry("a", ip_network("198.51.100.0/24"), dynamic_authorization="a.ex:3799")
+        radius_clients.add(connection, entry, NEW, keyring, entropy=secrets.token_bytes)
+        async with asyncio.timeout(5):
+            await watch.refresh()
+            assert [client.name for client in told[-1].clients] == ["a"]
+            assert told[-1].addresses == {}
+            radius_clients.set_enabled(connection, "a", enabled=False)
+            await watch.refresh()
+            assert told[-1].clients == ()
+            radius_clients.set_enabled(connection, "a", enabled=True)
+            await watch.refresh()
+            answered.set()
+            while not told[-1].addresses:  # noqa: ASYNC110 - a thread's work
+                await asyncio.sleep(0.01)
+    assert told[-1].addresses == {"a": PeerAddress(("198.51.100.1", 3799), (NEW,))}
+    watch.close()

@@ -25,7 +25,7 @@ from aaa.radius.packet import (
     VerifiedResponse,
 )
 from aaa.serve.home_clients import KnownClients
-from aaa.serve.home_dynauth import AT_ONCE, DynamicAuthorization, result_of
+from aaa.serve.home_dynauth import AT_ONCE, AT_ONCE_OF_REALM, DynamicAuthorization, result_of
 from aaa.serve.peer_requests import Patience, PeerRequests
 from kdc.store.disconnects import Claimed, DisconnectKind, DisconnectState
 from kdc.store.errors import DatabaseUnavailable
@@ -268,6 +268,20 @@ async def test_so_many_at_once_and_no_more(home: Home) -> None:
     assert await home.dynauth.take() == 3
     await home.dynauth.drain()
     assert len(home.box.finished) == AT_ONCE + 3
+
+
+async def test_a_realm_that_is_silent_keeps_no_other_waiting(home: Home) -> None:
+    home.peers.connected.add("elsewhere")
+    home.peers.held = asyncio.Event()
+    home.box.due += [replace(DUE, id=number) for number in range(AT_ONCE_OF_REALM)]
+    assert await home.dynauth.take() == AT_ONCE_OF_REALM
+    home.box.due += [replace(DUE, id=1000), replace(DUE, id=1001, realm="other.example")]
+    assert await home.dynauth.take() == 1
+    assert home.box.asked_for[-1] == {"other.example"}
+    home.peers.held.set()
+    await home.dynauth.drain()
+    assert await home.dynauth.take() == 1 and home.box.asked_for[-1] >= {"visited.example"}
+    await home.dynauth.drain()
 
 
 async def test_it_goes_on_when_the_database_is_back(home: Home) -> None:

@@ -7,7 +7,7 @@ from typing import Any
 import structlog
 from structlog.testing import capture_logs
 
-from aaa.serve.limited_log import MAXIMUM_SOURCES, OTHERS, LimitedLog
+from aaa.net.limited_log import MAXIMUM_SOURCES, OTHERS, LimitedLog
 
 
 class Clock:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -33,16 +34,24 @@ class LimitedLog:
         self._log = log
         self._every_s = every_s
         self._monotonic = monotonic
-        self._said: dict[tuple[str, str], _Said] = {}
+        self._said: dict[tuple[str, str, str], _Said] = {}
         self._swept_at = 0.0
 
-    def tell(self, event: str, source: str, **fields: str) -> None:
-        """One line with its `source`, or none; `event` is its kind."""
+    def tell(
+        self,
+        event: str,
+        source: str,
+        *,
+        variant: str = "",
+        level: int = logging.WARNING,
+        **fields: object,
+    ) -> None:
+        """One line with its `source`, or none; `event` with `variant` is its kind."""
         now = self._monotonic()
-        key = (event, source)
+        key = (event, variant, source)
         said = self._said.get(key)
         if said is None and len(self._said) >= MAXIMUM_SOURCES and not self._has_room(now):
-            key, fields = (event, OTHERS), {}
+            key, fields = (event, variant, OTHERS), {}
             said = self._said.get(key)
         if said is not None and now < said.silent_until:
             said.suppressed += 1
@@ -50,7 +59,7 @@ class LimitedLog:
         suppressed = said.suppressed if said is not None else 0
         self._said[key] = _Said(now + self._every_s)
         counted = {"suppressed": suppressed} if suppressed else {}
-        self._log.warning(event, source=key[1], **fields, **counted)
+        self._log.log(level, event, source=key[2], **fields, **counted)
 
     def _has_room(self, now: float) -> bool:
         """Looks through all of them once in a period: a flood must not pay for it each time."""
