@@ -72,6 +72,7 @@ def describe_denial(decision: DenyDecision, denied: Denied, step: SpiStep) -> Re
         accepted_at=record.accepted_at,
         digest=decision.digest,
         outcome=encode_outcome(denied) if decision.digest is not None else None,
+        denial_code=denied.code,
     )
 
 

@@ -111,6 +111,7 @@ class RecordChange:
     outcome: Secret | None  # with a digest: the outcome to be sealed with it
     registration: NewRegistration | None = None
     deregistration: bool = False  # all associations of the record are retired at once
+    denial_code: int | None = None  # of a denial, for the audit
 
 
 class Carrier(enum.IntEnum):

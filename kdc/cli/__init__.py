@@ -10,6 +10,7 @@ from rich.console import Console
 
 from kdc.cli import (
     accounting,
+    audit,
     client,
     db,
     disconnect,
@@ -41,6 +42,7 @@ app.add_typer(client.app, name="client")
 app.add_typer(sa.app, name="sa")
 app.add_typer(accounting.app, name="session")
 app.add_typer(disconnect.app, name="disconnect")
+app.add_typer(audit.app, name="audit")
 app.add_typer(tls.app, name="tls")
 
 

@@ -1,18 +1,21 @@
-"""What provisioning tells of itself, within the transaction of what it did; never a key."""
+"""What provisioning tells the audit, within the transaction of what it did; never a key."""
 
 from __future__ import annotations
 
-import logging
 from collections.abc import Mapping
 
 from sqlalchemy import Connection
 
-_log = logging.getLogger(__name__)
+from kdc.store.audit import record_act
 
 
 def note_act(
-    connection: Connection, action: str, *, subject: str | None, detail: Mapping[str, object]
+    connection: Connection, action: str, *, subject: object, detail: Mapping[str, object]
 ) -> None:
-    """One administrative act; the caller commits it with what it is about."""
-    del connection
-    _log.info("%s %s %s", action, subject or "-", dict(detail))
+    """One act, the last statement before the caller's commit.
+
+    `subject` is a subscriber's internal name, the name of a transport key, or None where an act is
+    about many.
+    """
+    kind = "transport_key" if action.startswith("transport_key.") else "subscriber"
+    record_act(connection, None, action, f"{kind}:{'*' if subject is None else subject}", detail)

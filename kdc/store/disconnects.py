@@ -20,6 +20,7 @@ from sqlalchemy.exc import OperationalError
 from kdc.errors import LocalError
 from kdc.model import IpAddress, Nai
 from kdc.store import subscribers
+from kdc.store.audit import record_act
 from kdc.store.hot import Store
 from kdc.store.pool import Connection as PooledConnection
 
@@ -185,13 +186,15 @@ def request_for_subscriber(
     The ids of the requests under way; asked again, it repeats those that no FA has agreed to.
     Raises `SubscriberUnknown`, `SubscriberRevoked`.
     """
-    subscribers.change_status(connection, nai, status)
+    name = subscribers.change_status(connection, nai, status)
     folded = subscribers.fold(nai)
     records = [row[0] for row in connection.execute(text(_LOCK), {"folded": folded})]
     ids = _request(
         connection, records, DisconnectKind.DISCONNECT, reason=reason, not_after_s=not_after_s
     )
     connection.execute(text(_END), {"records": records})
+    details = {"disconnects": ids}
+    record_act(connection, None, f"subscriber.{status}", f"subscriber:{name}", details)
     connection.commit()
     return ids
 
@@ -220,6 +223,9 @@ def request_for_spi(
     )
     if kind is DisconnectKind.DISCONNECT:
         connection.execute(text(_END if current else _END_PREVIOUS), {"records": [record_id]})
+    details = {"spi": spi, "registration": bytes(class_id).hex(), "disconnects": ids}
+    act = "sa.revoke" if kind is DisconnectKind.DISCONNECT else "sa.renew"
+    record_act(connection, None, act, f"record:{record_id}", details)
     connection.commit()
     return ids
 

@@ -23,6 +23,7 @@ from kdc.crypto.kek import RowSeal, RowSealBroken
 from kdc.model import Secret
 from kdc.records import RecordChange, StoredRecord
 from kdc.store import rotation, rows
+from kdc.store.chains import Chains
 from kdc.store.database import administration, database
 from kdc.store.errors import DatabaseUnavailable, SpiTaken
 from kdc.store.keyring import KEK_VERSION, OUTCOME, OUTCOME_EPOCH_S, Keyring, read_kek
@@ -73,6 +74,7 @@ class Store:
         self._overlap_s = overlap_s
         self._dummy_row = rows.dummy_row(keyring, entropy)
         self._entropy = entropy
+        self._chains = Chains(pool)
         self.allocator = Allocator(
             pool.connection, entropy=entropy, dynamic_addresses=dynamic_addresses
         )
@@ -181,10 +183,7 @@ class Store:
         for change in changes:
             first.setdefault(change.record_id, change)
         ordered = sorted(first.values(), key=lambda change: change.record_id)
-        parameters = rows.write_changes(
-            ordered, self.keyring, seal, overlap_s=self._overlap_s, entropy=self._entropy
-        )
-        committed = await self._execute_commit(parameters)
+        committed = await self._execute_commit(ordered, seal)
         return [
             CommitResult.COMMITTED
             if first[change.record_id] is change and change.record_id in committed
@@ -192,15 +191,27 @@ class Store:
             for change in changes
         ]
 
-    async def _execute_commit(self, parameters: list[Any]) -> set[int]:
+    async def _execute_commit(self, changes: Sequence[RecordChange], seal: RowSeal) -> set[int]:
         """The record ids that were changed; the statement is its own transaction."""
-
-        async def send(connection: Connection) -> set[int]:
-            cursor = await connection.execute(rows.COMMIT, parameters, binary=True)
-            return {row[0] for row in await cursor.fetchall()}
-
         try:
-            return await self.pool.write(send)
+            async with self._chains.appending() as appended:
+                parameters = rows.write_changes(
+                    changes,
+                    self.keyring,
+                    seal,
+                    overlap_s=self._overlap_s,
+                    entropy=self._entropy,
+                    link=appended.link,
+                )
+
+                async def send(connection: Connection) -> list[tuple[Any, ...]]:
+                    cursor = await connection.execute(rows.COMMIT, parameters, binary=True)
+                    return await cursor.fetchall()
+
+                committed = await self.pool.write(send)
+                if committed:
+                    appended.committed(committed[0][1])
+                return {row[0] for row in committed}
         except errors.UniqueViolation:
             self.allocator.distrust()
             raise SpiTaken("a number was taken meanwhile") from None

@@ -17,6 +17,7 @@ from sqlalchemy.dialects import postgresql
 
 from kdc.crypto.kek import kek_check_value
 from kdc.model import Secret
+from kdc.store.audit import record_act
 from kdc.store.errors import SchemaMismatch
 from kdc.store.keyring import KEK_VERSION, LASTING, Entropy, Keyring
 from kdc.store.schema import data_keys, key_encryption_keys
@@ -54,6 +55,9 @@ def upgrade(connection: Connection, kek: Secret, *, entropy: Entropy, progress: 
     after = current_revision(connection)
     progress(f"schema {before or 'none'} -> {after}")
     record_kek(connection, kek, entropy=entropy, progress=progress)
+    if before != after:
+        record_act(connection, None, "schema.upgrade", "schema", {"from": before, "to": after})
+        connection.commit()
 
 
 def migrate_to(connection: Connection, revision: str) -> None:
@@ -83,6 +87,8 @@ def record_kek(
             )
         )
     made = [purpose for purpose in LASTING if _make_data_key(connection, keyring, purpose, entropy)]
+    if row is None or made:
+        record_act(connection, None, "kek.record", f"kek:{KEK_VERSION}", {"data_keys_made": made})
     connection.commit()
     first = "key-encryption key: recorded, data keys made"
     progress("key-encryption key: the recorded one" if row is not None else first)

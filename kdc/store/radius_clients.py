@@ -19,6 +19,7 @@ from sqlalchemy.exc import IntegrityError
 from kdc.crypto.kek import KeyUnusable, RowSealBroken
 from kdc.errors import LocalError
 from kdc.model import Secret
+from kdc.store.audit import record_act
 from kdc.store.hot import Store
 from kdc.store.keyring import CLIENT, Entropy, Keyring
 from kdc.store.pool import Connection as PooledConnection
@@ -146,12 +147,14 @@ def add(
         data_key_id=seal.key_id,
         sealed_secret=sealed,
     )
-    _execute_unique(connection, row)
+    details = {"network": str(entry.network), "realms": sorted(set(entry.realms))}
+    _execute_unique(connection, row, "client.add", entry.name, details)
 
 
 def set_enabled(connection: Connection, name: str, *, enabled: bool) -> None:
     """In force on every server within two seconds.  Raises `ClientUnknown`, `ClientExists`."""
-    _execute_unique(connection, _change(name).values(enabled=enabled), name)
+    act = "client.enable" if enabled else "client.disable"
+    _execute_unique(connection, _change(name).values(enabled=enabled), act, name)
 
 
 def remove(connection: Connection, name: str) -> None:
@@ -159,7 +162,8 @@ def remove(connection: Connection, name: str) -> None:
 
     Raises `ClientUnknown`.
     """
-    _execute_unique(connection, delete(radius_clients).where(radius_clients.c.name == name), name)
+    statement = delete(radius_clients).where(radius_clients.c.name == name)
+    _execute_unique(connection, statement, "client.remove", name)
 
 
 def rotate(
@@ -196,7 +200,8 @@ def rotate(
         until = func.clock_timestamp() + func.make_interval(0, 0, 0, 0, 0, 0, old_valid_s)
         values = {"sealed_previous": sealed, "previous_until": until}
     values["sealed_secret"] = seal.seal(secret, column=SECRET_COLUMN, **bound, entropy=entropy)
-    _execute_unique(connection, _change(name).values(data_key_id=seal.key_id, **values), name)
+    statement = _change(name).values(data_key_id=seal.key_id, **values)
+    _execute_unique(connection, statement, "client.rotate", name, {"old_valid_s": old_valid_s})
 
 
 def _change(name: str) -> Any:
@@ -207,8 +212,14 @@ def _change(name: str) -> Any:
     )
 
 
-def _execute_unique(connection: Connection, statement: Any, name: str | None = None) -> None:
-    """Commits; `name` is the client that has to be there."""
+def _execute_unique(
+    connection: Connection,
+    statement: Any,
+    act: str,
+    name: str,
+    details: dict[str, Any] | None = None,
+) -> None:
+    """Commits it with its act; raises `ClientUnknown` where no client has this name."""
     try:
         done = connection.execute(statement)
     except IntegrityError as error:
@@ -218,9 +229,10 @@ def _execute_unique(connection: Connection, statement: Any, name: str | None = N
                 "an enabled client has this network: `kdc client list` shows which"
             ) from None
         raise ClientExists("a client of this name exists: `kdc client show` shows it") from None
-    if name is not None and done.rowcount == 0:
+    if done.rowcount == 0:
         connection.rollback()
         raise _unknown(name)
+    record_act(connection, None, act, f"client:{name}", details)
     connection.commit()
 
 

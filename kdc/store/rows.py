@@ -7,9 +7,12 @@ from collections.abc import Sequence
 from ipaddress import IPv4Address
 from typing import Any, Final
 
+from kdc.audit.items import EventItem, RegistrationItem, item_of
 from kdc.crypto.kek import RowSeal, RowSealBroken
+from kdc.crypto.merkle import leaf_hash, merkle_root
 from kdc.model import HomeAddressKind, Identification, Nai, Secret
 from kdc.records import UNSPENT_SPIS, NewRegistration, Record, RecordChange, StoredRecord
+from kdc.store.chains import Link
 from kdc.store.keyring import ASSOCIATION, RECORD, Entropy, Keyring
 
 Row = dict[str, Any]
@@ -37,14 +40,18 @@ LEFT JOIN LATERAL (
 ) AS f ON true
 """
 
-# Everything hangs on `changed`: a record that another node has changed takes nothing with it.
+# Everything hangs on `changed`: a record that another node has changed takes nothing with it.  So
+# does the audit: what is changed has its item, and its entry is made by the same statement.
 # Rows come in as JSON: psycopg needs three times as long to write the same as 41 arrays.
 COMMIT: Final = """
-WITH change AS (
-  SELECT * FROM json_to_recordset(%s::json) AS t(
+WITH audit AS (
+  SELECT %s::bigint AS writer, %s::bigint AS sequence, %s::bytea AS previous, %s::bytea AS root,
+    %s::bytea AS leaves, %s::integer AS size
+), change AS (
+  SELECT * FROM ROWS FROM (json_to_recordset(%s::json) AS (
     record_id bigint, revision bigint, unspent bigint[], last_spent bigint, second bigint,
     low bigint, rounds smallint, accepted_at bigint[], digest bytea, outcome_key_id bigint,
-    sealed_outcome bytea, ended boolean)
+    sealed_outcome bytea, ended boolean, kind smallint, code integer)) WITH ORDINALITY AS t
 ), registration AS (
   SELECT * FROM json_to_recordset(%s::json) AS t(
     record_id bigint, class_id bytea, second bigint, low bigint, fa_nai text, nas_address inet,
@@ -74,7 +81,7 @@ WITH change AS (
     revision = r.revision + 1
   FROM change AS c LEFT JOIN registration AS g ON g.record_id = c.record_id
   WHERE r.id = c.record_id AND r.revision = c.revision
-  RETURNING r.id
+  RETURNING r.id, c.ordinality - 1 AS position, c.kind, c.code, c.second, c.low, c.digest
 ), removed AS (
   DELETE FROM key0_spis
   USING changed, json_to_recordset(%s::json) AS t(record_id bigint, spi bigint)
@@ -86,10 +93,12 @@ WITH change AS (
   JOIN changed ON changed.id = t.record_id
 ), registered AS (
   INSERT INTO registrations (class_id, record_id, identification_second, identification_low,
-    fa_nai, nas_address, operator_realm, care_of_address, home_address, alias, lifetime_s, spis)
+    fa_nai, nas_address, operator_realm, care_of_address, home_address, alias, lifetime_s, spis,
+    audit_writer, audit_sequence, audit_position)
   SELECT g.class_id, g.record_id, g.second, g.low, g.fa_nai, g.nas_address,
-    g.operator_realm, g.care_of, g.home_address, g.alias, g.lifetime_s, g.spis
-  FROM registration AS g JOIN changed ON changed.id = g.record_id
+    g.operator_realm, g.care_of, g.home_address, g.alias, g.lifetime_s, g.spis,
+    audit.writer, audit.sequence, changed.position
+  FROM registration AS g JOIN changed ON changed.id = g.record_id CROSS JOIN audit
 ), associated AS (
   INSERT INTO associations (spi, record_id, class_id, pair, mode, derivation, suites, key_name,
     lifetime_s, expires_at, data_key_id, sealed_keys)
@@ -100,8 +109,30 @@ WITH change AS (
     pair smallint, mode smallint, derivation smallint, suites bytea, key_name bytea,
     lifetime_s integer, data_key_id bigint, sealed_keys bytea)
   JOIN changed ON changed.id = t.record_id
+), event AS (
+  INSERT INTO audit_events (writer, sequence, position, record_id, kind, code,
+    identification_second, identification_low, digest)
+  SELECT audit.writer, audit.sequence, c.position, c.id, c.kind, c.code, c.second, c.low, c.digest
+  FROM changed AS c CROSS JOIN audit WHERE c.kind IS NOT NULL
+), entry AS (
+  INSERT INTO audit_entries (writer, sequence, at_us, size, root, absent, previous, hash)
+  SELECT writer, sequence, at_us, size, root, absent, previous,
+    sha256('roamkey audit entry v1'::bytea || previous || int8send(writer) || int8send(sequence)
+      || int8send(at_us) || int4send(size) || root || absent)
+  FROM (
+    SELECT audit.*, (extract(epoch FROM now()) * 1000000)::bigint AS at_us,
+      CASE WHEN (SELECT count(*) FROM changed) = size THEN ''::bytea ELSE (
+        SELECT string_agg(int2send((ordinality - 1)::smallint)
+          || substring(leaves FROM (32 * (ordinality - 1) + 1)::integer FOR 32), ''::bytea
+          ORDER BY ordinality)
+        FROM change WHERE NOT EXISTS (SELECT 1 FROM changed WHERE changed.id = change.record_id)
+      ) END AS absent
+    FROM audit
+  ) AS judged
+  WHERE EXISTS (SELECT 1 FROM changed)
+  RETURNING hash
 )
-SELECT id FROM changed
+SELECT id, (SELECT hash FROM entry) FROM changed
 """
 
 
@@ -158,8 +189,9 @@ def write_changes(
     *,
     overlap_s: float,
     entropy: Entropy,
+    link: Link,
 ) -> list[Any]:
-    """The parameters of COMMIT."""
+    """The parameters of COMMIT; what is committed becomes the entry at `link`."""
     seal = keyring.current(ASSOCIATION)
     registrations: list[Row] = []
     associations: list[Row] = []
@@ -169,8 +201,17 @@ def write_changes(
             associations += _association_rows(change.record_id, change.registration, seal, entropy)
     removed = [{"record_id": c.record_id, "spi": spi} for c in changes for spi in c.removed_spis]
     added = [{"record_id": c.record_id, "spi": spi} for c in changes for spi in c.added_spis]
-    records = [_change_row(change, outcome_seal, entropy) for change in changes]
+    items = [item_of(change) for change in changes]
+    leaves = [leaf_hash(item.octets()) for item in items]
+    records = [
+        _change_row(change, outcome_seal, entropy) | _event_columns(item)
+        for change, item in zip(changes, items, strict=True)
+    ]
     return [
+        *link,
+        merkle_root(leaves),
+        b"".join(leaves),
+        len(leaves),
         json.dumps(records),
         json.dumps(registrations),
         overlap_s,
@@ -210,6 +251,12 @@ def _change_row(change: RecordChange, outcome_seal: RowSeal, entropy: Entropy) -
         "sealed_outcome": _octets(sealed),
         "ended": change.deregistration,
     }
+
+
+def _event_columns(item: RegistrationItem | EventItem) -> Row:
+    if isinstance(item, EventItem):
+        return {"kind": int(item.kind), "code": item.code}
+    return {"kind": None, "code": None}
 
 
 def _registration_row(record_id: int, item: NewRegistration) -> Row:

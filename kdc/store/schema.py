@@ -164,6 +164,10 @@ registrations = Table(
     Column("lifetime_s", Integer, nullable=False),
     Column("spis", ARRAY(BigInteger), nullable=False),
     Column("created_at", DateTime(timezone=True), nullable=False, server_default=_now),
+    # Where its audit entry is; NULL in what a release before 0006 has written.
+    Column("audit_writer", BigInteger),
+    Column("audit_sequence", BigInteger),
+    Column("audit_position", SmallInteger),
     Index(
         "uq_registrations_identification",
         "record_id",
@@ -352,6 +356,67 @@ disconnects = Table(
     CheckConstraint("state IN ('pending', 'sent', 'acked', 'naked', 'failed')", name="state"),
     Index("ix_disconnects_record_id", "record_id"),
     Index("ix_disconnects_open", "id", postgresql_where=text("state IN ('pending', 'sent')")),
+)
+
+# The audit (kdc.audit): a chain for each writer, an entry for each transaction, and what is in it.
+audit_chains = Table(
+    "audit_chains",
+    metadata,
+    Column("id", BigInteger, Identity(always=True), primary_key=True),
+    Column("kind", Text, nullable=False),
+    Column("node", Text, nullable=False),
+    Column("started_at", DateTime(timezone=True), nullable=False, server_default=_now),
+    CheckConstraint("kind IN ('issuing', 'acts')", name="kind"),
+    Index("uq_audit_chains_acts", "kind", unique=True, postgresql_where=text("kind = 'acts'")),
+)
+
+audit_entries = Table(
+    "audit_entries",
+    metadata,
+    Column("writer", BigInteger, primary_key=True, autoincrement=False),
+    Column("sequence", BigInteger, primary_key=True, autoincrement=False),
+    Column("at_us", BigInteger, nullable=False),
+    Column("size", Integer, nullable=False),
+    Column("root", LargeBinary, nullable=False),
+    Column("absent", LargeBinary, nullable=False),
+    Column("previous", LargeBinary, nullable=False),
+    Column("hash", LargeBinary, nullable=False),
+)
+
+audit_events = Table(
+    "audit_events",
+    metadata,
+    Column("writer", BigInteger, primary_key=True, autoincrement=False),
+    Column("sequence", BigInteger, primary_key=True, autoincrement=False),
+    Column("position", SmallInteger, primary_key=True, autoincrement=False),
+    Column("record_id", BigInteger, nullable=False),
+    Column("kind", SmallInteger, nullable=False),
+    Column("code", Integer, nullable=False),
+    Column("identification_second", BigInteger),
+    Column("identification_low", BigInteger),
+    Column("digest", LargeBinary),
+)
+
+audit_acts = Table(
+    "audit_acts",
+    metadata,
+    Column("writer", BigInteger, primary_key=True, autoincrement=False),
+    Column("sequence", BigInteger, primary_key=True, autoincrement=False),
+    Column("position", SmallInteger, primary_key=True, autoincrement=False),
+    Column("actor", Text, nullable=False),
+    Column("act", Text, nullable=False),
+    Column("object", Text, nullable=False),
+    Column("details", Text, nullable=False),  # octets are hashed: never jsonb
+)
+
+audit_checkpoints = Table(
+    "audit_checkpoints",
+    metadata,
+    Column("number", BigInteger, primary_key=True, autoincrement=False),
+    Column("octets", LargeBinary, nullable=False),
+    Column("signature", LargeBinary, nullable=False),
+    Column("key_id", LargeBinary, nullable=False),
+    Column("created_at", DateTime(timezone=True), nullable=False, server_default=_now),
 )
 
 # The view `live_associations` (migrations/versions/0001) says what is live: renewal and

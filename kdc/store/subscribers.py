@@ -28,6 +28,7 @@ from kdc.crypto.key0 import KEY0_OCTETS
 from kdc.errors import LocalError
 from kdc.model import Enrolment, HomeAddressKind, Nai, Secret
 from kdc.records import UNSPENT_SPIS
+from kdc.store.audit import record_act, record_acts
 from kdc.store.keyring import Entropy, Keyring
 from kdc.store.numbers import draw_key0_spis
 from kdc.store.rows import seal_key0
@@ -136,7 +137,20 @@ def _add_chunk(
         )
     connection.execute(insert(key0_records), records)
     connection.execute(insert(key0_spis), spi_rows)
+    _record_added(connection, subscriber_ids)
     return enrolments
+
+
+def _record_added(connection: Connection, subscriber_ids: Sequence[int]) -> None:
+    query = (
+        select(cast(subscribers.c.internal_name, Text), key0_records.c.id)
+        .join(key0_records, key0_records.c.subscriber_id == subscribers.c.id)
+        .where(subscribers.c.id == any_(bindparam("ids")))
+        .order_by(key0_records.c.id)
+    )
+    added = connection.execute(query, {"ids": list(subscriber_ids)})
+    acts = [("subscriber.add", f"subscriber:{name}", {"record": record}) for name, record in added]
+    record_acts(connection, None, acts)
 
 
 def free_spis(connection: Connection, count: int, entropy: Entropy) -> list[int]:
@@ -263,17 +277,23 @@ def set_status(connection: Connection, nai: Nai, status: str) -> None:
 
     Raises `SubscriberUnknown`, `SubscriberRevoked`.
     """
-    change_status(connection, nai, status)
+    name = change_status(connection, nai, status)
+    record_act(connection, None, f"subscriber.{status}", f"subscriber:{name}")
     connection.commit()
 
 
-def change_status(connection: Connection, nai: Nai, status: str) -> None:
-    """The same within the caller's transaction: `kdc.store.disconnects` ends what is registered."""
+def change_status(connection: Connection, nai: Nai, status: str) -> str:
+    """The internal name, in the caller's transaction, who records the act behind his own locks.
+
+    For `kdc.store.disconnects`, which ends what is registered.
+    """
     row = subscribers.c.folded_nai == fold(nai)
     change = update(subscribers).where(row).values(status=status)
     allowed = (subscribers.c.status != REVOKED) | (status == REVOKED)
-    if connection.execute(change.where(allowed)).rowcount > 0:
-        return
+    name = cast(subscribers.c.internal_name, Text)
+    changed = connection.execute(change.where(allowed).returning(name)).first()
+    if changed is not None:
+        return str(changed[0])
     known = connection.execute(select(subscribers.c.id).where(row)).first()
     connection.rollback()
     if known is None:

@@ -10,7 +10,6 @@ import sys
 import time
 from collections.abc import Iterator
 from dataclasses import replace
-from ipaddress import IPv4Address
 from pathlib import Path
 
 import psycopg
@@ -21,11 +20,12 @@ from kdc.crypto.kek import kek_check_value
 from kdc.errors import LocalError
 from kdc.model import Nai, Secret
 from kdc.records import Record, RecordChange
-from kdc.store import SchemaMismatch, WrongKek, migrate, rotation, rows, subscribers
+from kdc.store import SchemaMismatch, WrongKek, migrate, rotation, rows
+from kdc.store.chains import Link
 from kdc.store.database import administration
 from kdc.store.keyring import CLIENT, Keyring
-from kdc.store.subscribers import Subscription
 from tests.conftest import PostgresServer
+from tests.integration.statements_of_0001 import COMMIT_OF_0001
 
 
 @pytest.fixture
@@ -213,7 +213,7 @@ def test_printed_sql_without_its_data_key_says_what_to_run(
 async def test_processes_of_0001_work_on_while_the_database_is_upgraded(
     empty: str, postgres: PostgresServer
 ) -> None:
-    """The statements of the hot path are those of 0001: they are run throughout, none fails."""
+    """The statements of the hot path as 0001 has them are run throughout, and none fails."""
     spis = _populate_at_0001(empty, postgres)
     kek = postgres.kek
     done = asyncio.Event()
@@ -238,8 +238,10 @@ async def test_processes_of_0001_work_on_while_the_database_is_upgraded(
                     keyring.current("record"),
                     overlap_s=60,
                     entropy=secrets.token_bytes,
+                    link=Link(1, 1, bytes(32)),
                 )
-                cursor = await plain.execute(rows.COMMIT, parameters, binary=True)
+                # What the releases since 0006 put in front is for the audit.
+                cursor = await plain.execute(COMMIT_OF_0001, parameters[6:], binary=True)
                 assert await cursor.fetchall() == [(record.record_id,)]
                 rounds += 1
         return rounds
@@ -329,13 +331,31 @@ def _populate_at_0001(empty: str, postgres: PostgresServer) -> list[int]:
             )
         connection.commit()
         keyring = migrate.load_keyring(connection, postgres.kek)
-        home = (IPv4Address("192.0.2.1"), Nai.parse("ha1@home.example"))
-        wanted = [
-            Subscription(Nai.parse(f"{name}@home.example"), *home, static_spi=True)
-            for name in ("alice", "bob")
-        ]
-        enrolments = list(subscribers.add(connection, wanted, keyring, entropy=secrets.token_bytes))
-    return list(enrolments[0].spis)
+        for number, name in ((1, "alice"), (2, "bob")):
+            key_id, sealed = rows.seal_key0(
+                Secret(secrets.token_bytes(32)), number, keyring, secrets.token_bytes
+            )
+            values = {"n": number, "nai": f"{name}@home.example", "key": key_id, "sealed": sealed}
+            for statement in _SUBSCRIBER_OF_0001:
+                connection.execute(text(statement), values)
+        connection.commit()
+    return [_FIRST_SPI + 1]
+
+
+_FIRST_SPI = 70_000
+_SUBSCRIBER_OF_0001 = (
+    (
+        "INSERT INTO subscribers"
+        " (id, nai, folded_nai, realm, home_agent, home_agent_nai, home_address)"
+        " VALUES (:n, :nai, :nai, 'home.example', '192.0.2.1', 'ha1@home.example', '10.0.0.1')"
+    ),
+    (
+        "INSERT INTO key0_records"
+        " (id, subscriber_id, data_key_id, sealed_key0, static_spi, unspent)"
+        f" VALUES (:n, :n, :key, :sealed, true, ARRAY[{_FIRST_SPI} + :n])"
+    ),
+    f"INSERT INTO key0_spis (spi, record_id) VALUES ({_FIRST_SPI} + :n, :n)",
+)
 
 
 def _everything(conninfo: str) -> list[str]:
