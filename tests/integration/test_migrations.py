@@ -15,7 +15,7 @@ from pathlib import Path
 
 import psycopg
 import pytest
-from sqlalchemy import text
+from sqlalchemy import Connection, text
 
 from kdc.crypto.kek import kek_check_value
 from kdc.errors import LocalError
@@ -171,10 +171,9 @@ async def test_processes_of_0001_work_on_while_the_database_is_upgraded(
 ) -> None:
     """The statements of the hot path are those of 0001: they are run throughout, none fails."""
     spis = _populate_at_0001(empty, postgres)
-    kek = postgres.kek
     done = asyncio.Event()
     with administration(empty) as connection:
-        keyring = migrate.load_keyring(connection, kek)
+        keyring = _keyring_of_0001(connection, postgres)
 
     async def work() -> int:
         rounds = 0
@@ -284,7 +283,7 @@ def _populate_at_0001(empty: str, postgres: PostgresServer) -> list[int]:
                 {"purpose": purpose, "wrapped": keyring.make(purpose, 0, secrets.token_bytes)},
             )
         connection.commit()
-        keyring = migrate.load_keyring(connection, postgres.kek)
+        keyring = _keyring_of_0001(connection, postgres)
         home = (IPv4Address("192.0.2.1"), Nai.parse("ha1@home.example"))
         wanted = [
             Subscription(Nai.parse(f"{name}@home.example"), *home, static_spi=True)
@@ -292,6 +291,15 @@ def _populate_at_0001(empty: str, postgres: PostgresServer) -> list[int]:
         ]
         enrolments = list(subscribers.add(connection, wanted, keyring, entropy=secrets.token_bytes))
     return list(enrolments[0].spis)
+
+
+def _keyring_of_0001(connection: Connection, postgres: PostgresServer) -> Keyring:
+    """The release of 0001 knows one version, which is what the file holds."""
+    keyring = Keyring(postgres.kek)
+    for key in migrate.stored_data_keys(connection):
+        keyring.add(key)
+    connection.rollback()
+    return keyring
 
 
 def _everything(conninfo: str) -> list[str]:
