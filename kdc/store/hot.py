@@ -72,6 +72,7 @@ class Store:
         self._overlap_s = overlap_s
         self._dummy_row = rows.dummy_row(keyring, entropy)
         self._entropy = entropy
+        self.unreadable = 0  # rows since the start whose seal did not open: an alarm
         self.allocator = Allocator(
             pool.connection, entropy=entropy, dynamic_addresses=dynamic_addresses
         )
@@ -132,6 +133,7 @@ class Store:
         for _ in range(len(set(spis)) - len(records) - unreadable):
             # PROTOCOL 5.3: an unknown SPI costs what a live one does, so that time tells nothing.
             rows.read_record(self._dummy_row, self.keyring)
+        self.unreadable += unreadable
         return Loaded(records, float(found[0][0]), unreadable)
 
     async def _select_records(

@@ -7,7 +7,7 @@ purge_mkeys).  What rows are sealed with is kdc.store.reseal's affair.
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Generator, Iterator
 from dataclasses import dataclass
 from datetime import datetime
 from typing import Final
@@ -33,7 +33,15 @@ TRANSITIONS: Final[dict[str, frozenset[str]]] = {
 # Every running server has looked at the keys several times by then (key_watch.REFRESH_EVERY_S),
 # and has had the root unwrap the version: none learns of it by a row that it cannot read.
 SETTLING_S: Final = 10.0
-Pause = Callable[[float], None]
+
+
+@dataclass(frozen=True, slots=True)
+class Pace:
+    """How fast keys or rows are moved, and whether at all."""
+
+    per_second: float
+    dry_run: bool = False
+    pause: Callable[[float], None] = time.sleep
 
 
 @dataclass(frozen=True, slots=True)
@@ -176,10 +184,8 @@ def rewrap(
     roots: Roots,
     *,
     entropy: Entropy,
-    per_second: float,
-    dry_run: bool = False,
-    pause: Pause = time.sleep,
-) -> Iterator[Rewrapping]:
+    pace: Pace,
+) -> Generator[Rewrapping, None, None]:
     """Wraps every data key under the active version, each in a transaction of its own.
 
     Whatever ends it, it goes on where it was: what is moved says so.  A data key that another
@@ -191,13 +197,13 @@ def rewrap(
     left = [key for key in stored_data_keys(connection) if key.kek_version != active]
     connection.rollback()
     yield Rewrapping(len(left), 0)
-    if dry_run:
+    if pace.dry_run:
         return
     for moved, key in enumerate(left, start=1):
         _replace(connection, key, active, keyring.rewrap(key, active, entropy))
         yield Rewrapping(len(left), moved)
         if moved < len(left):
-            pause(1 / per_second)
+            pace.pause(1 / pace.per_second)
 
 
 def _replace(connection: Connection, key: StoredDataKey, version: int, wrapped: bytes) -> None:

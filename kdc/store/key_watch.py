@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import AsyncIterator, Collection, Iterable
+from collections.abc import AsyncIterator, Iterable
 from contextlib import asynccontextmanager, suppress
 from typing import Final
 
@@ -39,7 +39,7 @@ class KeyWatch:
         self._roots = roots
         self._fresh_at = time.monotonic()
         self._asked_at: dict[int, float] = {}  # when the root was asked for a version
-        self._lock = asyncio.Lock()
+        self._missing: list[StoredKek] = []
         self.unusable = 0  # data keys that have not opened: what they seal is unreadable
 
     @asynccontextmanager
@@ -58,6 +58,7 @@ class KeyWatch:
             await asyncio.sleep(REFRESH_EVERY_S)
             with suppress(RemoteError, LocalError, psycopg.Error):
                 await self.refresh()
+                await self.ask_root()
 
     async def ensure_fresh(self) -> None:
         """Before something is sealed.  Raises `DatabaseUnavailable`."""
@@ -65,16 +66,36 @@ class KeyWatch:
             await self.refresh()
 
     async def refresh(self) -> None:
-        """Asks the database once.  Raises `DatabaseUnavailable`."""
-        async with self._lock:
-            started = time.monotonic()
-            keks, keys = await self._pool.read(self._select)
-            await self._learn_keks(keks)
-            for key in keys:
-                if self.keyring.find(key.key_id) is None:
-                    self._learn_key(key)
-            self.keyring.forget_all_but({key.key_id for key in keys})
-            self._fresh_at = started
+        """Asks the database once, and no root.  Raises `DatabaseUnavailable`."""
+        started = time.monotonic()
+        keks, keys = await self._pool.read(self._select)
+        self.keyring.learn_states({row.version: row.state for row in keks})
+        self._missing = [
+            row for row in keks if row.state != PURGED and not self.keyring.has_kek(row.version)
+        ]
+        for key in keys:
+            if self.keyring.find(key.key_id) is None:
+                self._learn_key(key)
+        self.keyring.forget_all_but({key.key_id for key in keys})
+        self._fresh_at = max(started, self._fresh_at)
+
+    async def ask_root(self) -> None:
+        """Has the root unwrap the versions that are not here yet; what does not open stays out.
+
+        `kdc kek list` tells whether a version opens.
+        """
+        now = time.monotonic()
+        for row in self._missing:
+            if (
+                row.version in self._asked_at
+                and now - self._asked_at[row.version] < _ASK_ROOT_EVERY_S
+            ):
+                continue
+            self._asked_at[row.version] = now
+            with suppress(LocalError, TimeoutError):
+                async with asyncio.timeout(_ROOT_TIMEOUT_S):
+                    kek = await asyncio.to_thread(self._roots.open, row)
+                self.keyring.add_kek(row.version, row.state, kek)
 
     async def _select(self, connection: Connection) -> tuple[list[StoredKek], list[StoredDataKey]]:
         """Keys first: the version of each key is then among the versions."""
@@ -82,22 +103,6 @@ class KeyWatch:
         keys = await (await connection.execute(query, (OUTCOME,), binary=True)).fetchall()
         keks = await (await connection.execute(_KEKS, binary=True)).fetchall()
         return [StoredKek(*row) for row in keks], [StoredDataKey(*row) for row in keys]
-
-    async def _learn_keks(self, rows: Collection[StoredKek]) -> None:
-        states = {row.version: row.state for row in rows}
-        now = time.monotonic()
-        for row in rows:
-            if row.state == PURGED or self.keyring.has_kek(row.version):
-                continue
-            if now - self._asked_at.get(row.version, -_ASK_ROOT_EVERY_S) < _ASK_ROOT_EVERY_S:
-                continue
-            self._asked_at[row.version] = now
-            with suppress(LocalError, TimeoutError):  # asked again later; `kdc kek list` tells
-                kek = await asyncio.wait_for(
-                    asyncio.to_thread(self._roots.open, row), _ROOT_TIMEOUT_S
-                )
-                self.keyring.add_kek(row.version, row.state, kek)
-        self.keyring.learn_states(states)
 
     def _learn_key(self, key: StoredDataKey) -> None:
         try:

@@ -86,10 +86,8 @@ def record_kek(
     """
     roots = roots_of(root)
     known = bool(stored_keks(connection))
-    if known:
-        keyring = open_keks(connection, roots)
-    else:
-        keyring = _make_first_kek(connection, roots, entropy)
+    make = _make_first_kek
+    keyring = open_keks(connection, roots) if known else make(connection, roots, entropy)
     made = [purpose for purpose in LASTING if _make_data_key(connection, keyring, purpose, entropy)]
     connection.commit()
     first = "key-encryption key: recorded, data keys made"

@@ -32,7 +32,10 @@ _ONE_AT_A_TIME: Final = Lock()  # modules differ in what they allow threads; nob
 
 
 class Pkcs11Root:
-    """The key `label` of the token `token`.  Without the extra `pkcs11` this module raises `CannotStart`."""
+    """The key `key` of the token `token`.
+
+    Without the extra `pkcs11`, importing this module raises `CannotStart`.
+    """
 
     def __init__(self, settings: Pkcs11Settings) -> None:
         self._settings = settings

@@ -8,7 +8,7 @@ up.  Where it was ended, the next run finds what is left by the data key that ea
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any, Final
 
@@ -16,6 +16,7 @@ from sqlalchemy import Connection, text
 
 from kdc.crypto.kek import RowSeal, RowSealBroken
 from kdc.store.errors import KekRefused
+from kdc.store.keks import Pace
 from kdc.store.key_watch import STALE_AFTER_S
 from kdc.store.keyring import ASSOCIATION, CLIENT, RECORD, Entropy, Keyring
 from kdc.store.radius_clients import PREVIOUS_COLUMN, SECRET_COLUMN
@@ -23,6 +24,7 @@ from kdc.store.rows import KEY0_COLUMN, KEYS_COLUMN
 
 ROTATED: Final = (RECORD, ASSOCIATION, CLIENT)  # nothing is sealed with the identity key
 BATCH: Final = 500
+_BATCHES_PER_SECOND: Final = 5  # where they are throttled: a trickle, not a gush and a pause
 # Who has not heard of the replacement for STALE_AFTER_S seals nothing more; the rest is margin.
 DESTROY_AFTER_S: Final = 3 * STALE_AFTER_S
 
@@ -103,9 +105,7 @@ def reseal(
     purpose: str,
     *,
     entropy: Entropy,
-    per_second: float,
-    dry_run: bool = False,
-    pause: Callable[[float], None] = time.sleep,
+    pace: Pace,
 ) -> Iterator[Resealing]:
     """Seals each row of `purpose` under the current data key; every batch is one transaction."""
     place, seal = _PLACES[purpose], keyring.current(purpose)
@@ -116,12 +116,12 @@ def reseal(
     connection.rollback()
     done = unreadable = changed = 0
     yield Resealing(purpose, wanted, done, unreadable, changed)
-    if dry_run:
+    if pace.dry_run:
         return
-    after = -1
+    after, limit = -1, max(1, min(BATCH, int(pace.per_second / _BATCHES_PER_SECOND)))
     while True:
         started = time.monotonic()
-        batch = _read(connection, place, seal.key_id, after)
+        batch = _read(connection, place, seal.key_id, after, limit)
         if not batch:
             break
         after = batch[-1].key
@@ -132,17 +132,19 @@ def reseal(
         unreadable += len(batch) - len(usable)
         changed += len(usable) - written
         yield Resealing(purpose, wanted, done, unreadable, changed)
-        pause(max(0.0, len(batch) / per_second - (time.monotonic() - started)))
+        pace.pause(max(0.0, len(batch) / pace.per_second - (time.monotonic() - started)))
 
 
-def _read(connection: Connection, place: _Sealed, current: int, after: int) -> list[Any]:
+def _read(
+    connection: Connection, place: _Sealed, current: int, after: int, limit: int
+) -> list[Any]:
     columns = ", ".join(name for name, _ in place.columns)
     query = (
         f"SELECT {place.key} AS key, {place.owner} AS owner, {place.guard} AS guard,"  # noqa: S608
         f" data_key_id, {columns} FROM {place.table}"
         f" WHERE {place.key} > :after AND data_key_id <> :current ORDER BY {place.key} LIMIT :limit"
     )
-    values = {"after": after, "current": current, "limit": BATCH}
+    values = {"after": after, "current": current, "limit": limit}
     found = list(connection.execute(text(query), values))
     connection.rollback()
     return found
@@ -178,12 +180,16 @@ def _write(
     if not batch:
         return 0
     names = [name for name, _ in place.columns]
-    arrays = ", ".join(f"CAST(:{name} AS bytea[])" for name in names)
+    keys = ", ".join(f"CAST(:{name} AS bigint[])" for name in ("key", "guard", "old"))
+    sealed = ", ".join(f"CAST(:{name} AS bytea[])" for name in names)
     sets = ", ".join(f"{name} = n.{name}" for name in names)
+    # What is locked is skipped, not waited for: nobody can be in a ring of waits with us.
     statement = (
-        f"UPDATE {place.table} AS r SET data_key_id = :current, {sets}"  # noqa: S608
-        f" FROM unnest(CAST(:key AS bigint[]), CAST(:guard AS bigint[]), CAST(:old AS bigint[]),"
-        f" {arrays}) AS n(key, guard, old, {', '.join(names)})"
+        f"WITH free AS MATERIALIZED (SELECT {place.key} AS key FROM {place.table}"  # noqa: S608
+        f" WHERE {place.key} = ANY(CAST(:key AS bigint[])) FOR UPDATE SKIP LOCKED)"
+        f" UPDATE {place.table} AS r SET data_key_id = :current, {sets}"
+        f" FROM free JOIN unnest({keys}, {sealed}) AS n(key, guard, old, {', '.join(names)})"
+        f" ON n.key = free.key"
         f" WHERE r.{place.key} = n.key AND r.{place.guard} = n.guard AND r.data_key_id = n.old"
     )
     values = {name: [row[name] for row in batch] for name in ("key", "guard", "old", *names)}

@@ -82,7 +82,7 @@ class StoredKek:
 
 
 class Roots:
-    """All that are configured: the first wraps what is new, the others still open what is theirs."""
+    """All that are configured: the first wraps what is new, the others open what is theirs."""
 
     def __init__(self, first: Root, *others: Root) -> None:
         self._all: tuple[Root, ...] = (first, *others)
