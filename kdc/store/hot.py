@@ -141,7 +141,7 @@ class Store:
     ) -> list[tuple[Any, ...]]:
         cursor = await connection.execute(rows.LOAD, (list(spis),), binary=True)
         found = await cursor.fetchall()
-        named = {row[-2] for row in found if row[1] is not None and row[-2] is not None}
+        named = {row[at] for row in found for at in rows.KEY_IDS if row[at] is not None}
         await self.learn_keys(connection, named)
         return found
 

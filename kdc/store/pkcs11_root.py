@@ -19,7 +19,7 @@ from kdc.store.roots import Entropy
 
 try:
     import pkcs11
-    from pkcs11.exceptions import PKCS11Error
+    from pkcs11.exceptions import PinIncorrect, PKCS11Error
 except ImportError as missing:  # the extra is for those who have a token
     raise CannotStart(
         "database.pkcs11: expected the package python-pkcs11: install 'roamkey[pkcs11]'"
@@ -96,9 +96,7 @@ class Pkcs11Root:
             raise CannotStart(f"{self._settings.pin_file}: {error}") from None
         with _ONE_AT_A_TIME:
             try:
-                library = pkcs11.lib(str(self._settings.module))
-                token = library.get_token(token_label=self._settings.token)
-                opened = token.open(rw=rw, user_pin=pin.reveal().decode())
+                opened = self._open(pin, rw=rw)
                 with opened as session:
                     yield session
             except (PKCS11Error, RuntimeError, UnicodeDecodeError) as error:
@@ -108,6 +106,22 @@ class Pkcs11Root:
                     " module, token, key and pin_file of [database.pkcs11] to be right and the"
                     " token present"
                 ) from None
+
+    def _open(self, pin: Secret, *, rw: bool) -> Any:
+        library = pkcs11.lib(str(self._settings.module))
+        try:
+            return self._log_in(library, pin, rw=rw)
+        except PinIncorrect:  # once is enough: tokens count, and lock
+            raise
+        except PKCS11Error:
+            # Many modules remember an outage until they are initialised anew, and what was added
+            # since they were is not seen before that.  No session is open here.
+            library.reinitialize()
+            return self._log_in(library, pin, rw=rw)
+
+    def _log_in(self, library: Any, pin: Secret, *, rw: bool) -> Any:
+        token = library.get_token(token_label=self._settings.token)
+        return token.open(rw=rw, user_pin=pin.reveal().decode())
 
 
 def _gcm(nonce: bytes, version: int) -> dict[str, Any]:

@@ -103,9 +103,18 @@ def _started(domains: Domains, *arguments: str) -> subprocess.Popen[bytes]:
     return subprocess.Popen(
         [sys.executable, "-m", "kdc", *arguments],
         cwd=domains.folder,
+        env=domains.environment,
         stdout=subprocess.DEVNULL,
         stderr=subprocess.DEVNULL,
     )
+
+
+async def _rewrap_half_and_kill(domains: Domains) -> None:
+    killed = _started(domains, "kek", "rewrap", "--rows", "--per-second", "100", *HOME)
+    await until(lambda: 0 < _left(domains) < 350)
+    killed.send_signal(signal.SIGKILL)
+    killed.wait(10)
+    assert 0 < _left(domains) < 400
 
 
 def _left(domains: Domains) -> int:
@@ -143,12 +152,7 @@ async def test_every_state_with_issuing_running(
             assert "still needed by data keys" in await kdc("kek", "purge", "1", expect=1)
             assert "of 400 sealed anew" in await kdc("kek", "rewrap", "--rows", "--dry-run")
             assert _left(domains) == 400
-            # Killed in the middle, as often as it takes to have seen both ends of it.
-            killed = _started(domains, "kek", "rewrap", "--rows", "--per-second", "100", *HOME)
-            await until(lambda: 0 < _left(domains) < 350)
-            killed.send_signal(signal.SIGKILL)
-            killed.wait(10)
-            assert 0 < _left(domains) < 400
+            await _rewrap_half_and_kill(domains)
             async with Store.opened(
                 domains.postgres.settings(domains.database_name), entropy=secrets.token_bytes
             ) as late:
@@ -210,16 +214,14 @@ def test_the_database_refuses_what_would_lose_a_key(
     admin: Connection, roots: Roots, postgres: PostgresServer, database_name: str
 ) -> None:
     assert keks.add(admin, roots, entropy=secrets.token_bytes) == 2
+    erased = "UPDATE key_encryption_keys SET state = 'purged', root = NULL, wrapped = NULL"
     with plainly(postgres, database_name) as plain:
         for refused in (
-            "UPDATE key_encryption_keys SET state = 'retiring' WHERE version = 1;"
-            " UPDATE key_encryption_keys SET state = 'purged', root = NULL, wrapped = NULL"
-            " WHERE version = 1",
+            "UPDATE key_encryption_keys SET state = 'retiring' WHERE version = 1; " + erased,
             "UPDATE data_keys SET kek_version = 2",  # still pending
             "UPDATE key_encryption_keys SET check_value = '\\x00' WHERE version = 1",
             "UPDATE key_encryption_keys SET wrapped = NULL WHERE version = 1",
-            "INSERT INTO key_encryption_keys (version, check_value, state)"
-            " VALUES (3, '', 'retiring')",
+            "INSERT INTO key_encryption_keys (version, check_value, state) VALUES (3,'','purged')",
         ):
             with pytest.raises(psycopg.errors.CheckViolation):
                 plain.execute(refused)
@@ -413,6 +415,26 @@ async def test_an_older_version_of_a_row(
             plain.execute(put_back, (older[1], older[2], older[0]))
         plain.execute("UPDATE key0_records SET sealed_key0 = %s", (older[2],))
     assert (await store.load(enrolment.spis[:1])).unreadable == 1
+
+
+def _all_under_a_fresh_key(admin: Connection, postgres: PostgresServer, purpose: str) -> None:
+    keyring = migrate.load_keyring(admin, postgres.kek)
+    reseal.rotate(admin, keyring, [purpose], entropy=secrets.token_bytes)
+    keyring = migrate.load_keyring(admin, postgres.kek)
+    pace = UNTHROTTLED
+    list(reseal.reseal(admin, keyring, purpose, entropy=secrets.token_bytes, pace=pace))
+
+
+async def test_a_row_under_a_data_key_that_a_server_has_not_heard_of_is_read_at_once(
+    store: Store, provision: Provision, admin: Connection, postgres: PostgresServer
+) -> None:
+    """Not seconds later, when it looks at all keys: no await lies between the two."""
+    (enrolment,) = provision()
+    before = store.keyring.current(RECORD).key_id
+    _all_under_a_fresh_key(admin, postgres, RECORD)
+    loaded = await store.load(enrolment.spis[:1])
+    assert loaded.unreadable == 0 and len(loaded.records) == 1
+    assert store.keyring.current(RECORD).key_id > before
 
 
 def test_a_row_that_does_not_open_stays_as_it_is_when_rows_are_sealed_anew(

@@ -77,8 +77,7 @@ def token(softhsm: Path, tmp_path: Path) -> Token:
 
     name, pin = f"root-{secrets.token_hex(4)}", secrets.token_hex(8)
     subprocess.run(
-        ["softhsm2-util", "--init-token", "--free", "--label", name, "--so-pin", "12345678"]
-        + ["--pin", pin],
+        ["softhsm2-util", "--init-token", "--free", *_options(label=name, so_pin="1234", pin=pin)],
         check=True,
         stdout=subprocess.DEVNULL,
     )
@@ -88,8 +87,16 @@ def token(softhsm: Path, tmp_path: Path) -> Token:
     pkcs11.lib(str(MODULE)).reinitialize()  # a token made since is not seen otherwise
     return Token(
         softhsm,
-        Pkcs11Settings(module=str(MODULE), token=name, key="roamkey", pin_file=str(pin_file)),
+        Pkcs11Settings.model_validate(
+            {"module": str(MODULE), "token": name, "key": "roamkey", "pin_file": str(pin_file)}
+        ),
     )
+
+
+def _options(**given: str) -> list[str]:
+    return [
+        part for name, value in given.items() for part in (f"--{name.replace('_', '-')}", value)
+    ]
 
 
 def _root(token: Token) -> Any:
