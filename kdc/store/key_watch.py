@@ -68,6 +68,7 @@ class KeyWatch:
     async def refresh(self) -> None:
         """Asks the database once, and no root.  Raises `DatabaseUnavailable`."""
         started = time.monotonic()
+        known = self.keyring.lasting_ids()  # not what a request learns while we ask
         keks, keys = await self._pool.read(self._select)
         self.keyring.learn_states({row.version: row.state for row in keks})
         self._missing = [
@@ -76,7 +77,7 @@ class KeyWatch:
         for key in keys:
             if self.keyring.find(key.key_id) is None:
                 self._learn_key(key)
-        self.keyring.forget_all_but({key.key_id for key in keys})
+        self.keyring.forget(known - {key.key_id for key in keys})
         self._fresh_at = max(started, self._fresh_at)
 
     async def ask_root(self) -> None:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 from typing import Final
 
@@ -139,12 +139,14 @@ class Keyring:
         for old in [known for known in self._outcome_epochs if known < epoch]:
             self._seals.pop(self._outcome_epochs.pop(old), None)
 
-    def forget_all_but(self, key_ids: Collection[int]) -> None:
-        """Erases data keys that the database no longer has; outcome keys have their own end."""
-        outcomes = set(self._outcome_epochs.values())
-        for key_id in [each for each in self._seals if each not in outcomes]:
-            if key_id not in key_ids:
-                del self._seals[key_id]
+    def lasting_ids(self) -> set[int]:
+        """Data keys that are here; outcome keys, which have an end of their own, left out."""
+        return set(self._seals) - set(self._outcome_epochs.values())
+
+    def forget(self, key_ids: Iterable[int]) -> None:
+        """Erases data keys that the database no longer has."""
+        for key_id in key_ids:
+            self._seals.pop(key_id, None)
 
 
 __all__ = ["Keyring", "StoredDataKey", "read_kek"]
