@@ -26,6 +26,7 @@ from pydantic import (
     PlainValidator,
     ValidationError,
     ValidationInfo,
+    field_validator,
     model_validator,
 )
 from pydantic_core import ErrorDetails
@@ -197,20 +198,41 @@ class LogSettings(StrictModel):
     format: Literal["text", "json"] = "text"
 
 
+class Pkcs11Settings(StrictModel):
+    """[database.pkcs11]: a token's AES key that wraps key-encryption keys (decision 0010)."""
+
+    module: ConfiguredPath  # the token's PKCS#11 library
+    token: Text
+    key: Text
+    pin_file: SecretPath
+
+
 class DatabaseSettings(StrictModel):
     """[database]: `url` is "embedded:DIR" (DIR absolute here) or a libpq URL without password.
 
     A session is kept for its days after the last that was heard of it, and a request to a foreign
     domain at least for as long as its registration could live (65,534 s).
+
+    The root of all keys is `pkcs11`, else `kek_file`; `former_kek_file` (and `kek_file` beside
+    `pkcs11`) opens what it wraps until `kdc kek` has moved everything away from it.
     """
 
     url: Annotated[str, BeforeValidator(_database_url)] = Field(repr=False)
-    kek_file: SecretPath
+    pkcs11: Pkcs11Settings | None = None
+    kek_file: SecretPath | None = None
+    former_kek_file: SecretPath | None = None
     binaries: ConfiguredPath | None = None
     deadline_s: float = Field(default=2.0, gt=0, le=60)
     pool_size: int = Field(default=4, ge=1, le=64)
     session_retention_days: int = Field(default=180, ge=1, le=36500)
     disconnect_retention_days: int = Field(default=30, ge=1, le=36500)
+
+    @field_validator("kek_file")
+    @classmethod
+    def _has_root(cls, value: Path | None, info: ValidationInfo) -> Path | None:
+        if value is None and info.data.get("pkcs11", value) is None:
+            raise ValueError("required, but missing: it wraps all keys, unless pkcs11 does")
+        return value
 
 
 class HomeAgentIdentity(StrictModel):

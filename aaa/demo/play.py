@@ -36,7 +36,7 @@ from kdc.model import DEFAULT_VENDOR_ID, Enrolment, Mode
 from kdc.store import associations, migrate
 from kdc.store.associations import StoredAssociation
 from kdc.store.database import administration, database
-from kdc.store.keyring import read_kek
+from kdc.store.roots import configured_roots
 from kdc.wire.registration import decode_request
 
 NODES: Final = 5
@@ -192,7 +192,7 @@ class Play:
     def _stored(self) -> list[StoredAssociation]:
         settings = load_kdc(self.stage.folder / "kdc.toml").database
         with database(settings) as conninfo, administration(conninfo) as connection:
-            keyring = migrate.load_keyring(connection, read_kek(settings.kek_file))
+            keyring = migrate.load_keyring(connection, configured_roots(settings))
             return list(associations.list_all(connection, keyring))
 
     def _held(self, visit: Visit, stored: list[StoredAssociation]) -> list[Held]:

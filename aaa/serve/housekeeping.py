@@ -17,6 +17,8 @@ PURGED_SESSIONS: Final = "store.purged.sessions"
 PURGED_DISCONNECTS: Final = "store.purged.disconnects"
 SWEEP_EVERY_S: Final = 30.0
 COUNTERS_EVERY_S: Final = 60.0
+UNREADABLE: Final = "home.records.unreadable"
+UNUSABLE: Final = "home.data_keys.unusable"
 
 
 async def keep_house(
@@ -30,6 +32,7 @@ async def keep_house(
     while True:
         await asyncio.sleep(SWEEP_EVERY_S)
         elapsed_s += SWEEP_EVERY_S
+        raise_alarms(store, counters, log)
         try:
             await store.sweep()
             purged = await purge(store, settings)
@@ -40,6 +43,18 @@ async def keep_house(
         if elapsed_s >= COUNTERS_EVERY_S:
             elapsed_s = 0.0
             log.info("counters", **counters.snapshot())
+
+
+def raise_alarms(store: Store, counters: Counters, log: structlog.stdlib.BoundLogger) -> None:
+    """Counts and tells what has not opened since the last time: somebody has been at the rows."""
+    for name, found, text in (
+        (UNREADABLE, store.unreadable, "records whose seal does not open: their requests refused"),
+        (UNUSABLE, store.keys.unusable, "data keys that do not open: what they seal is refused"),
+    ):
+        count = found - counters[name]
+        if count > 0:
+            counters.add(name, count)
+            log.error(text, count=count)
 
 
 async def tell_counters(counters: Counters, log: structlog.stdlib.BoundLogger) -> None:

@@ -18,14 +18,14 @@ out = Console(highlight=False, markup=False, soft_wrap=True)
 @app.command()
 def upgrade(config: ConfigOption) -> None:
     """Bring the schema to this release; safe to run again."""
-    with opened(config) as (_, connection, kek):
-        migrate.upgrade(connection, kek, entropy=os.urandom, progress=out.print)
+    with opened(config) as (_, connection, roots):
+        migrate.upgrade(connection, roots, entropy=os.urandom, progress=out.print)
 
 
 @app.command()
 def current(config: ConfigOption, as_json: JsonOption = False) -> None:
     """Say where the database stands and what this release needs."""
-    with opened(config) as (_, connection, _kek):
+    with opened(config) as (_, connection, _roots):
         found, needed = migrate.current_revision(connection), migrate.newest_revision()
     if as_json:
         out.print(json.dumps({"current": found, "needed": needed}))
@@ -36,7 +36,7 @@ def current(config: ConfigOption, as_json: JsonOption = False) -> None:
 @app.command()
 def check(config: ConfigOption) -> None:
     """Compare the database with the tables of this release; status 1 if they differ."""
-    with opened(config) as (_, connection, _kek):
+    with opened(config) as (_, connection, _roots):
         migrate.require_current(connection)
         migrate.check(connection)
     out.print("the schema is the one of this release")

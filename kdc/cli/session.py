@@ -11,10 +11,11 @@ import typer
 
 from kdc.config import KdcSettings, load_kdc
 from kdc.errors import RemoteError
-from kdc.model import Nai, Secret
+from kdc.model import Nai
 from kdc.store import migrate
 from kdc.store.database import Connection, administration, database
-from kdc.store.keyring import Keyring, read_kek
+from kdc.store.keyring import Keyring
+from kdc.store.roots import Roots, configured_roots
 
 ConfigOption = Annotated[
     Path, typer.Option("--config", "-c", help="home.toml or kdc.toml", exists=False, dir_okay=False)
@@ -31,17 +32,17 @@ def parse_nai(text: str) -> Nai:
 
 
 @contextmanager
-def opened(config: Path) -> Iterator[tuple[KdcSettings, Connection, Secret]]:
-    """Settings, a connection and the key-encryption key.  Raises `LocalError`s for people."""
+def opened(config: Path) -> Iterator[tuple[KdcSettings, Connection, Roots]]:
+    """Settings, a connection and the roots of all keys.  Raises `LocalError`s for people."""
     settings = load_kdc(config)
-    kek = read_kek(settings.database.kek_file)
+    roots = configured_roots(settings.database)
     with database(settings.database) as conninfo, administration(conninfo) as connection:
-        yield settings, connection, kek
+        yield settings, connection, roots
 
 
 @contextmanager
 def keyed(config: Path) -> Iterator[tuple[KdcSettings, Connection, Keyring]]:
     """The same with the schema checked and the data keys loaded."""
-    with opened(config) as (settings, connection, kek):
+    with opened(config) as (settings, connection, roots):
         migrate.require_current(connection)
-        yield settings, connection, migrate.load_keyring(connection, kek)
+        yield settings, connection, migrate.load_keyring(connection, roots)

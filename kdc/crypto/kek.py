@@ -1,6 +1,6 @@
-"""Keys at rest: the key-encryption key, the data keys that it wraps, the rows that those seal.
+"""Keys at rest: a root wraps key-encryption keys, those wrap data keys, data keys seal rows.
 
-Where the key-encryption key comes from and where rows live is kdc.store's affair.
+Where the root comes from, and where wrapped keys and rows live, is kdc.store's affair.
 """
 
 from __future__ import annotations
@@ -18,6 +18,9 @@ from kdc.model import Secret
 KEK_OCTETS: Final = 32
 DATA_KEY_OCTETS: Final = 32
 _NONCE_OCTETS: Final = 12
+_NAME_LABEL: Final = b"roamkey root name v1"
+_ROOT_LABEL: Final = b"roamkey root cipher v1"
+_KEK_LABEL: Final = b"roamkey wrapped kek v1"
 _CHECK_LABEL: Final = b"roamkey kek check v1"
 _CIPHER_LABEL: Final = b"roamkey kek wrap v1"
 _WRAP_LABEL: Final = b"roamkey data key v1"
@@ -38,6 +41,35 @@ class RowSealBroken(LocalError):
 def kek_check_value(kek: Secret) -> bytes:
     """16 octets that tell whether it is the same key-encryption key, and nothing else of it."""
     return hkdf_expand(kek.reveal(), _CHECK_LABEL, 16)
+
+
+def root_name(root: Secret) -> str:
+    """Tells one root key from another, and nothing else of it."""
+    return hkdf_expand(root.reveal(), _NAME_LABEL, 8).hex()
+
+
+def kek_binding(version: int) -> bytes:
+    """What a wrapped key-encryption key is bound to, whichever root wraps it."""
+    return _join(_KEK_LABEL, str(version).encode())
+
+
+def wrap_kek(kek: Secret, root: Secret, *, version: int, entropy: Entropy) -> bytes:
+    """Nonce and ciphertext, bound to the version."""
+    nonce = entropy(_NONCE_OCTETS)
+    return nonce + _root_cipher(root).encrypt(nonce, kek.reveal(), kek_binding(version))
+
+
+def unwrap_kek(wrapped: bytes, root: Secret, *, version: int) -> Secret:
+    """Raises `KeyUnusable`."""
+    nonce, ciphertext = wrapped[:_NONCE_OCTETS], wrapped[_NONCE_OCTETS:]
+    try:
+        return Secret(_root_cipher(root).decrypt(nonce, ciphertext, kek_binding(version)))
+    except (InvalidTag, ValueError):
+        raise KeyUnusable("a key-encryption key does not open under this root") from None
+
+
+def _root_cipher(root: Secret) -> AESGCM:
+    return AESGCM(hkdf_expand(root.reveal(), _ROOT_LABEL, KEK_OCTETS))
 
 
 def _cipher(kek: Secret) -> AESGCM:

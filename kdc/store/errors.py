@@ -31,3 +31,11 @@ class WrongKek(CannotStart):
 
 class SchemaMismatch(CannotStart):
     """The schema is not the one that this release needs."""
+
+
+class RootUnavailable(CannotStart):
+    """The root does not answer: what is unwrapped stays usable, nothing else can be unwrapped."""
+
+
+class KekRefused(LocalError):
+    """A key-encryption key is not in the state that a step needs, or something still needs it."""

@@ -19,17 +19,19 @@ import psycopg
 from psycopg import errors, sql
 
 from kdc.config import DatabaseSettings
-from kdc.crypto.kek import RowSeal, RowSealBroken
+from kdc.crypto.kek import KeyUnusable, RowSeal, RowSealBroken
 from kdc.model import Secret
 from kdc.records import RecordChange, StoredRecord
 from kdc.store import rotation, rows
 from kdc.store.chains import Chains
 from kdc.store.database import administration, database
 from kdc.store.errors import DatabaseUnavailable, SpiTaken
-from kdc.store.keyring import KEK_VERSION, OUTCOME, OUTCOME_EPOCH_S, Keyring, read_kek
+from kdc.store.key_watch import KeyWatch
+from kdc.store.keyring import OUTCOME, OUTCOME_EPOCH_S, Keyring, StoredDataKey
 from kdc.store.migrate import load_keyring, require_current
 from kdc.store.numbers import Allocator
 from kdc.store.pool import Connection, Pool
+from kdc.store.roots import Roots, configured_roots
 from kdc.store.schema import FIRST_SLOT, SLOT_S, SLOTS, partition_of, slot_of
 from kdc.ticket import derive_ticket_key
 
@@ -63,18 +65,20 @@ class Store:
     def __init__(
         self,
         pool: Pool,
-        keyring: Keyring,
+        keys: KeyWatch,
         *,
         overlap_s: float,
         entropy: Entropy,
         dynamic_addresses: IPv4Network | None,
     ) -> None:
         self.pool = pool
-        self.keyring = keyring
+        self.keys = keys
+        self.keyring = keyring = keys.keyring
         self._overlap_s = overlap_s
         self._dummy_row = rows.dummy_row(keyring, entropy)
         self._entropy = entropy
         self._chains = Chains(pool)
+        self.unreadable = 0  # rows since the start whose seal did not open: an alarm
         self.allocator = Allocator(
             pool.connection, entropy=entropy, dynamic_addresses=dynamic_addresses
         )
@@ -100,17 +104,19 @@ class Store:
         dynamic_addresses: IPv4Network | None = None,
     ) -> AsyncIterator[Store]:
         """Checks schema and key-encryption key, then opens the pool.  Raises `CannotStart`."""
-        kek = read_kek(settings.kek_file)
+        roots = configured_roots(settings)
         with database(settings) as conninfo:
-            keyring = _load_checked(conninfo, kek)
+            keyring = _load_checked(conninfo, roots)
             async with Pool.opened(conninfo, settings) as pool:
-                yield cls(
-                    pool,
-                    keyring,
-                    overlap_s=overlap_s,
-                    entropy=entropy,
-                    dynamic_addresses=dynamic_addresses,
-                )
+                keys = KeyWatch(pool, keyring, roots)
+                async with keys.running():
+                    yield cls(
+                        pool,
+                        keys,
+                        overlap_s=overlap_s,
+                        entropy=entropy,
+                        dynamic_addresses=dynamic_addresses,
+                    )
 
     # --- step 5 ---
 
@@ -133,6 +139,7 @@ class Store:
         for _ in range(len(set(spis)) - len(records) - unreadable):
             # PROTOCOL 5.3: an unknown SPI costs what a live one does, so that time tells nothing.
             rows.read_record(self._dummy_row, self.keyring)
+        self.unreadable += unreadable
         return Loaded(records, float(found[0][0]), unreadable)
 
     async def _select_records(
@@ -140,20 +147,13 @@ class Store:
     ) -> list[tuple[Any, ...]]:
         cursor = await connection.execute(rows.LOAD, (list(spis),), binary=True)
         found = await cursor.fetchall()
-        named = {row[-2] for row in found if row[1] is not None and row[-2] is not None}
+        named = {row[at] for row in found for at in rows.KEY_IDS if row[at] is not None}
         await self.learn_keys(connection, named)
         return found
 
     async def learn_keys(self, connection: Connection, key_ids: Iterable[int]) -> None:
         """Data keys that have been made since the start; one that is gone stays gone."""
-        unknown = [key_id for key_id in key_ids if self.keyring.find(key_id) is None]
-        if unknown:
-            cursor = await connection.execute(
-                "SELECT id, purpose, epoch, wrapped FROM data_keys WHERE id = ANY(%s)",
-                (unknown,),
-            )
-            for key_id, purpose, epoch, wrapped in await cursor.fetchall():
-                self.keyring.add(key_id, purpose, epoch, wrapped)
+        await self.keys.find(connection, key_ids)
 
     # --- steps 7 and 8 ---
 
@@ -178,6 +178,7 @@ class Store:
         # Step 8
         if not changes:
             return []
+        await self.keys.ensure_fresh()
         seal = await self._outcome_seal(clock)
         first: dict[int, RecordChange] = {}
         for change in changes:
@@ -237,24 +238,32 @@ class Store:
         seal = self.keyring.find_outcome(epoch)
         if seal is not None:
             return seal
-        wrapped = self.keyring.make(OUTCOME, epoch, self._entropy)
+        version = self.keyring.wrapping_version
+        wrapped = self.keyring.make(OUTCOME, epoch, self._entropy, version=version)
         try:
             async with asyncio.timeout(self.pool.deadline_s), self.pool.connection() as connection:
                 await connection.execute(
                     "INSERT INTO data_keys (purpose, epoch, kek_version, wrapped)"
                     " VALUES (%s, %s, %s, %s) ON CONFLICT (purpose, epoch) DO NOTHING",
-                    (OUTCOME, epoch, KEK_VERSION, wrapped),
+                    (OUTCOME, epoch, version, wrapped),
                 )
                 cursor = await connection.execute(
-                    "SELECT id, wrapped FROM data_keys WHERE purpose = %s AND epoch = %s",
+                    "SELECT id, purpose, epoch, kek_version, wrapped FROM data_keys"
+                    " WHERE purpose = %s AND epoch = %s",
                     (OUTCOME, epoch),
                 )
                 row = await cursor.fetchone()
+        except errors.CheckViolation:  # the version has been purged since we heard of it
+            await self.keys.refresh()
+            raise DatabaseUnavailable("the key-encryption key was purged meanwhile") from None
         except (psycopg.Error, TimeoutError):
             raise DatabaseUnavailable("the database does not answer") from None
         if row is None:
             raise DatabaseUnavailable("an outcome key was erased while it was made")
-        self.keyring.add(row[0], OUTCOME, epoch, row[1])
+        try:
+            self.keyring.add(StoredDataKey(*row))
+        except KeyUnusable:
+            raise DatabaseUnavailable("the outcome key of this epoch does not open") from None
         seal = self.keyring.find_outcome(epoch)
         assert seal is not None
         return seal
@@ -316,7 +325,7 @@ async def _truncate_expired(connection: Connection, clock: float) -> None:
                 await connection.execute(sql.SQL("TRUNCATE {}").format(name))
 
 
-def _load_checked(conninfo: str, kek: Secret) -> Keyring:
+def _load_checked(conninfo: str, roots: Roots) -> Keyring:
     with administration(conninfo) as connection:
         require_current(connection)
-        return load_keyring(connection, kek)
+        return load_keyring(connection, roots)

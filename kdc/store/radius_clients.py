@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterator
-from contextlib import suppress
 from dataclasses import dataclass
 from datetime import datetime
 from ipaddress import IPv4Network, IPv6Network, ip_network
@@ -16,7 +15,7 @@ from typing import Any, Final
 from sqlalchemy import Connection, Text, cast, delete, func, insert, select, text, update
 from sqlalchemy.exc import IntegrityError
 
-from kdc.crypto.kek import KeyUnusable, RowSealBroken
+from kdc.crypto.kek import RowSealBroken
 from kdc.errors import LocalError
 from kdc.model import Secret
 from kdc.store.audit import record_act
@@ -293,8 +292,7 @@ async def load_radius_clients(store: Store) -> LoadedClients:
 
     async def find(connection: PooledConnection) -> list[tuple[Any, ...]]:
         found = await (await connection.execute(_LOAD, binary=True)).fetchall()
-        with suppress(KeyUnusable):  # what it seals is unreadable, and told as such
-            await store.learn_keys(connection, {row[8] for row in found if row[1] is not None})
+        await store.learn_keys(connection, {row[8] for row in found if row[1] is not None})
         return found
 
     found = await store.pool.read(find)

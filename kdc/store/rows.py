@@ -40,6 +40,8 @@ LEFT JOIN LATERAL (
 ) AS f ON true
 """
 
+KEY_IDS: Final = (-4, -2)  # where a row of LOAD names its data key and its outcome key
+
 # Everything hangs on `changed`: a record that another node has changed takes nothing with it.  So
 # does the audit: what is changed has its item, and its entry is made by the same statement.
 # Rows come in as JSON: psycopg needs three times as long to write the same as 41 arrays.

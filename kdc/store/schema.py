@@ -67,6 +67,19 @@ key_encryption_keys = Table(
     Column("version", Integer, primary_key=True, autoincrement=False),
     Column("check_value", LargeBinary, nullable=False),
     Column("created_at", DateTime(timezone=True), nullable=False, server_default=_now),
+    Column("state", Text, nullable=False, server_default=text("'active'")),
+    Column("changed_at", DateTime(timezone=True), nullable=False, server_default=_now),
+    Column("root", Text),  # which root wraps it; NULL: it is what a root file holds
+    Column("wrapped", LargeBinary),
+    CheckConstraint("state IN ('pending', 'active', 'retiring', 'purged')", name="state"),
+    CheckConstraint("(root IS NULL) = (wrapped IS NULL)", name="root"),
+    CheckConstraint("state <> 'purged' OR wrapped IS NULL", name="purged"),
+    Index(
+        "uq_key_encryption_keys_active",
+        "state",
+        unique=True,
+        postgresql_where=text("state = 'active'"),
+    ),
 )
 
 data_keys = Table(
@@ -78,6 +91,7 @@ data_keys = Table(
     Column("kek_version", Integer, ForeignKey("key_encryption_keys.version"), nullable=False),
     Column("wrapped", LargeBinary, nullable=False),
     Column("created_at", DateTime(timezone=True), nullable=False, server_default=_now),
+    Column("replaced_at", DateTime(timezone=True)),  # by one of a later epoch, which now seals
     UniqueConstraint("purpose", "epoch"),
     CheckConstraint(
         "purpose IN ('record', 'association', 'outcome', 'identity', 'client')", name="purpose"

@@ -14,7 +14,7 @@ from pathlib import Path
 
 import psycopg
 import pytest
-from sqlalchemy import text
+from sqlalchemy import Connection, text
 
 from kdc.crypto.kek import kek_check_value
 from kdc.errors import LocalError
@@ -215,10 +215,9 @@ async def test_processes_of_0001_work_on_while_the_database_is_upgraded(
 ) -> None:
     """The statements of the hot path as 0001 has them are run throughout, and none fails."""
     spis = _populate_at_0001(empty, postgres)
-    kek = postgres.kek
     done = asyncio.Event()
     with administration(empty) as connection:
-        keyring = migrate.load_keyring(connection, kek)
+        keyring = _keyring_of_0001(connection, postgres)
 
     async def work() -> int:
         rounds = 0
@@ -330,7 +329,7 @@ def _populate_at_0001(empty: str, postgres: PostgresServer) -> list[int]:
                 {"purpose": purpose, "wrapped": keyring.make(purpose, 0, secrets.token_bytes)},
             )
         connection.commit()
-        keyring = migrate.load_keyring(connection, postgres.kek)
+        keyring = _keyring_of_0001(connection, postgres)
         for number, name in ((1, "alice"), (2, "bob")):
             key_id, sealed = rows.seal_key0(
                 Secret(secrets.token_bytes(32)), number, keyring, secrets.token_bytes
@@ -356,6 +355,15 @@ _SUBSCRIBER_OF_0001 = (
     ),
     f"INSERT INTO key0_spis (spi, record_id) VALUES ({_FIRST_SPI} + :n, :n)",
 )
+
+
+def _keyring_of_0001(connection: Connection, postgres: PostgresServer) -> Keyring:
+    """The release of 0001 knows one version, which is what the file holds."""
+    keyring = Keyring(postgres.kek)
+    for key in migrate.stored_data_keys(connection):
+        keyring.add(key)
+    connection.rollback()
+    return keyring
 
 
 def _everything(conninfo: str) -> list[str]:
