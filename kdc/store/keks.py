@@ -17,6 +17,7 @@ from sqlalchemy.exc import IntegrityError
 
 from kdc.crypto.kek import KEK_OCTETS, kek_check_value
 from kdc.model import Secret
+from kdc.store.audit import record_act
 from kdc.store.errors import CannotStart, KekRefused
 from kdc.store.keyring import ACTIVE, OUTCOME, PENDING, PURGED, RETIRING, Entropy, StoredDataKey
 from kdc.store.migrate import open_keks, stored_data_keys, stored_keks
@@ -111,6 +112,7 @@ def add(connection: Connection, roots: Roots, *, entropy: Entropy) -> int:
     except IntegrityError:
         connection.rollback()
         raise KekRefused("another key-encryption key is being added: try again") from None
+    record_act(connection, None, "kek.add", f"kek:{version}", {"root": roots.current.name})
     connection.commit()
     return version
 
@@ -145,6 +147,7 @@ def activate(
         if row.state == ACTIVE:
             _move(connection, row.version, RETIRING)
     _move(connection, version, ACTIVE)
+    record_act(connection, None, "kek.activate", f"kek:{version}")
     connection.commit()
 
 
@@ -241,4 +244,5 @@ def purge(connection: Connection, version: int, *, dry_run: bool = False) -> Non
         connection.rollback()
         return
     _move(connection, version, PURGED)
+    record_act(connection, None, "kek.purge", f"kek:{version}")
     connection.commit()

@@ -15,6 +15,7 @@ from typing import Any, Final
 from sqlalchemy import Connection, text
 
 from kdc.crypto.kek import RowSeal, RowSealBroken
+from kdc.store.audit import record_act
 from kdc.store.errors import KekRefused
 from kdc.store.keks import Pace
 from kdc.store.key_watch import STALE_AFTER_S
@@ -85,6 +86,7 @@ def rotate(
             ),
             {"purpose": purpose, "epoch": epoch},
         )
+    record_act(connection, None, "data_key.rotate", "data_keys", {"purposes": sorted(purposes)})
     connection.commit()
 
 
@@ -233,6 +235,7 @@ def destroy_replaced(
     if not dry_run:
         ids = [row[0] for row in rows]
         connection.execute(text("DELETE FROM data_keys WHERE id = ANY(:ids)"), {"ids": ids})
+        record_act(connection, None, "data_key.destroy", "data_keys", {"ids": sorted(ids)})
         connection.commit()
     else:
         connection.rollback()
