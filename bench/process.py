@@ -17,6 +17,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import Final, Self
 
+from aaa.demo.configurations import free_address
 from aaa.radius.packet import STATUS_SERVER, decode, encode_request, verify_response
 from kdc.errors import RoamkeyError
 from kdc.model import Secret
@@ -147,7 +148,4 @@ def tree_cpu_s(root: int) -> float:
 
 def find_free_port() -> int:
     """A UDP port of the loopback address that was free a moment ago."""
-    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as probe:
-        probe.bind((LOOPBACK, 0))
-        port: int = probe.getsockname()[1]
-        return port
+    return free_address()[1]

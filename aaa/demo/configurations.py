@@ -10,17 +10,26 @@ from typing import Final
 
 from aaa.net.udp import Address
 
+_PORTS: Final = range(10_000, 32_768)  # Linux gives clients 32768 and up
 HOME_AGENT: Final = "192.0.2.1"
 AGENTS: Final = {"fa1": "198.51.100.7", "fa2": "198.51.100.8", "fa3": "203.0.113.9"}
 SOURCES: Final = {"fa1": "127.0.0.11", "fa2": "127.0.0.12", "fa3": "127.0.0.13"}
 
 
-def free_address() -> Address:
-    """A loopback address that was free for UDP a moment ago."""
-    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as probe:
-        probe.bind(("127.0.0.1", 0))
-        host, port = probe.getsockname()
-    return host, port
+def free_address(kind: socket.SocketKind = socket.SOCK_DGRAM) -> Address:
+    """A loopback address that was free for UDP, or another `kind`, a moment ago.
+
+    Its port is none of those that the kernel gives to clients: one of them would take it before it
+    is bound.
+    """
+    while True:
+        port = _PORTS[secrets.randbelow(len(_PORTS))]
+        with socket.socket(socket.AF_INET, kind) as probe:
+            try:
+                probe.bind(("127.0.0.1", port))
+            except OSError:
+                continue
+        return "127.0.0.1", port
 
 
 def text_of(address: Address) -> str:

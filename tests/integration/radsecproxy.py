@@ -12,6 +12,7 @@ from typing import Final
 
 import pytest
 
+from aaa.demo.configurations import free_address
 from tests.unit.net.authority import Authority, Issued
 
 DEBUG: Final = 5  # everything that it can say
@@ -24,10 +25,7 @@ needs_radsecproxy = pytest.mark.skipif(
 
 def free_port(kind: socket.SocketKind) -> int:
     """A loopback port that was free a moment ago."""
-    with socket.socket(socket.AF_INET, kind) as probe:
-        probe.bind(("127.0.0.1", 0))
-        port: int = probe.getsockname()[1]
-        return port
+    return free_address(kind)[1]
 
 
 @contextmanager

@@ -94,10 +94,7 @@ def run_kdc(folder: Path, *arguments: str, expect: int = 0) -> str:
 
 def free_tcp() -> tuple[str, int]:
     """A loopback address that was free for TCP a moment ago."""
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        host, port = probe.getsockname()
-    return host, port
+    return free_address(socket.SOCK_STREAM)
 
 
 @dataclass

@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import shutil
-import socket
 from collections.abc import AsyncIterator
 from dataclasses import dataclass, field
 from importlib import resources
@@ -16,6 +15,7 @@ import pytest
 from structlog.testing import capture_logs
 
 from aaa.config import ForeignConfig
+from aaa.demo.configurations import free_address
 from aaa.net.radius_client import RadiusClient, Server
 from aaa.net.udp import Address, Datagram, UdpEndpoint
 from aaa.radius import counters as names
@@ -120,10 +120,7 @@ class Proxy:
 
 
 def _free_port() -> int:
-    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as probe:
-        probe.bind(("127.0.0.1", 0))
-        port: int = probe.getsockname()[1]
-        return port
+    return free_address()[1]
 
 
 def _configuration(

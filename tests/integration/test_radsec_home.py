@@ -31,8 +31,8 @@ from aaa.serve.mobile_node import Retransmission, exchange
 from kdc.cli.tls import issue
 from kdc.model import DEFAULT_VENDOR_ID, Enrolment, Secret
 from tests.conftest import PostgresServer
-from tests.integration.split import Node, SplitHome
-from tests.integration.tls_home import OTHER, VISITED, TlsDomains, crl_line, free_tcp
+from tests.integration.split import Node, SplitHome, free_tcp
+from tests.integration.tls_home import OTHER, VISITED, TlsDomains, crl_line
 from tests.unit.net.authority import Authority, bundle
 from tests.unit.net.radsec import Raw, until
 

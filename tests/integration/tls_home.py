@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 import shutil
 import signal
-import socket
 import time
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -16,13 +15,13 @@ from aaa.net.radsec_client import RadsecClient
 from aaa.net.radsec_link import Watchdog
 from aaa.net.radsec_upstream import ClientLimits, RadsecTarget
 from aaa.net.tls import TlsContexts, load_contexts
-from aaa.net.udp import Address
 from aaa.radius.counters import Counters
 from aaa.radius.errors import NoAnswer
 from aaa.radius.tls_peers import TlsPeer
 from aaa.roles.mobile_node import Heard
 from kdc.model import DEFAULT_VENDOR_ID
 from tests.integration.domains import START_TIMEOUT_S, Domains
+from tests.integration.split import free_tcp
 from tests.unit.net.authority import Authority, Issued
 
 HOME = "aaa.home.example"
@@ -30,13 +29,6 @@ VISITED = "aaa.visited.example"
 OTHER = "aaa.other.example"
 AGENT = "fa1.visited.example"
 CLIENT = 'address = "127.0.0.1/32"\nsecret_file = "visited.secret"\n'
-
-
-def free_tcp() -> Address:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        host, port = probe.getsockname()
-    return host, port
 
 
 @dataclass
