@@ -13,23 +13,29 @@ from kdc.wire.registration import decode_request
 
 # What a request must show to be routed, and for how long it asks: nothing of who asks.
 ROUTING: Final = frozenset({"realm", "home agent", "lifetime asked for"})
-RUN_OCTETS: Final = 4  # two random runs of 4 octets are equal once in four thousand million
+# A number of four octets that comes again, with what stands around it, is a run of six.
+RUN_OCTETS: Final = 6
+# Where three octets are others' too, the rest may be chance: one octet of a random number between
+# fixed ones is equal once in 256.  Without such a window two have to be.
+WINDOW_OCTETS: Final = 3
 
 
-def _runs(octets: bytes) -> Iterator[bytes]:
-    for start in range(len(octets) - RUN_OCTETS + 1):
-        yield octets[start : start + RUN_OCTETS]
+def _runs(octets: bytes, length: int) -> Iterator[bytes]:
+    for start in range(len(octets) - length + 1):
+        yield octets[start : start + length]
 
 
-def _all_runs(messages: Iterable[bytes]) -> set[bytes]:
-    return {run for octets in messages for run in _runs(octets)}
+def _all_runs(messages: Iterable[bytes], length: int) -> set[bytes]:
+    return {run for octets in messages for run in _runs(octets, length)}
 
 
 def linking_runs(
     first: Iterable[bytes], second: Iterable[bytes], others: Iterable[bytes]
 ) -> set[bytes]:
-    """Runs of octets that both visits show and no visit of any other node does."""
-    return (_all_runs(first) & _all_runs(second)) - _all_runs(others)
+    """Runs of octets that both visits show, and no part of which any other node's visit does."""
+    known = _all_runs(others, WINDOW_OCTETS)
+    common = _all_runs(first, RUN_OCTETS) & _all_runs(second, RUN_OCTETS)
+    return {run for run in common if known.isdisjoint(_runs(run, WINDOW_OCTETS))}
 
 
 def common_fields(first: bytes, second: bytes, vendor_id: int) -> list[tuple[str, str]]:
