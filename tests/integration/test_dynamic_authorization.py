@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import hashlib
-import shutil
 import time
 from collections.abc import AsyncIterator
 from dataclasses import replace
@@ -29,14 +28,11 @@ from tests.integration.agent_requests import (
     configure_agent,
 )
 from tests.integration.domains import Domains
+from tests.integration.radclient import needs_radclient
 
 START, STOP = AccountingStatus.START, AccountingStatus.STOP
 ON, OFF = AccountingStatus.ACCOUNTING_ON, AccountingStatus.ACCOUNTING_OFF
 ACKNOWLEDGED, NOT_FOUND = DynamicAnswer(True), DynamicAnswer(False, 503)
-needs_radclient = pytest.mark.skipif(
-    shutil.which("radclient") is None,
-    reason="RADCLIENT IS MISSING: install freeradius-utils, or interoperability is NOT tested",
-)
 
 
 @pytest.fixture

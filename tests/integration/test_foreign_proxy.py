@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import shutil
 from collections.abc import AsyncIterator
 from dataclasses import dataclass, field
 from importlib import resources
@@ -35,6 +34,7 @@ from aaa.radius.packet import (
 )
 from aaa.serve.foreign import serve_foreign
 from kdc.model import Secret
+from tests.integration.radclient import needs_radclient
 from tests.unit.radius.requests import ATTRIBUTES
 
 AGENT_SECRET = Secret(b"agent and foreign")
@@ -45,10 +45,6 @@ REQUEST_FROM = {  # what tests.unit.radius.requests says it is
     "nas_identifier": "fa1",
 }
 GRACE_S = 0.3  # how long silence is listened to
-needs_radclient = pytest.mark.skipif(
-    shutil.which("radclient") is None,
-    reason="RADCLIENT IS MISSING: install freeradius-utils, or interoperability is NOT tested",
-)
 
 
 @dataclass
