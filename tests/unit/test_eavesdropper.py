@@ -14,6 +14,7 @@ def test_a_number_of_four_octets_that_comes_again_links_two_visits() -> None:
 
 
 def test_one_octet_between_fixed_ones_is_chance() -> None:
-    first = [bytes.fromhex("11c2260000a07132aa5a0708")]
-    second = [bytes.fromhex("22c2260000317733bba50708")]
-    assert not linking_runs(first, second, _OTHERS)
+    others = [bytes.fromhex("01022600004200a1b2c3d4")]
+    first = [bytes.fromhex("11c22600004200a07132aa")]
+    second = [bytes.fromhex("22c22600004200317733bb")]
+    assert not linking_runs(first, second, others)
